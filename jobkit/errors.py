@@ -1,0 +1,128 @@
+"""Every error of jobkit, and the control flow that user code cannot swallow.
+
+::
+
+    JobkitError
+    ├── SettingsError            a jobkit_* setting or a task option is wrong
+    ├── CodecError               a value cannot be stored
+    │   └── LimitError           ... because it is too large
+    ├── StageError               stages are used against their declaration
+    ├── StoreError               the store refused
+    │   ├── StoreUnavailable     ... because it cannot be reached
+    │   └── SchemaError          ... because a newer jobkit wrote the record
+    ├── JobNotFound              no such job (never was, or expired)
+    ├── NotAllowed               the job's state does not admit this act
+    ├── Transient                raised by tasks: try again with backoff
+    ├── RateLimited              raised by tasks: try again when told
+    └── Permanent                raised by tasks: do not try again
+
+    Interrupted (BaseException)
+    ├── Drained                  the worker is shutting down
+    ├── Paused                   somebody paused the job
+    ├── Cancelled                somebody cancelled the job
+    └── LeaseLost                another owner may have the job by now
+"""
+
+
+class JobkitError(Exception):
+    """The root of every error that jobkit raises."""
+
+
+class SettingsError(JobkitError, ValueError):
+    """A ``jobkit_*`` setting or a task option is unknown or ill-typed."""
+
+
+class CodecError(JobkitError, TypeError):
+    """A value cannot be stored; the message names its path and type."""
+
+
+class LimitError(CodecError):
+    """A value is larger than the store takes; the message has both sizes."""
+
+
+class StageError(JobkitError):
+    """A stage or step is used against the task's declaration."""
+
+
+class StoreError(JobkitError):
+    """The store refused a command."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 - a name of the public face
+    """The store cannot be reached within its time limit."""
+
+
+class SchemaError(StoreError):
+    """The record was written by a newer jobkit; upgrade this process."""
+
+
+class JobNotFound(JobkitError, LookupError):  # noqa: N818 - a name of the public face
+    """No job has this id: it never existed, or its retention has passed."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return (
+            f"No job {self.job_id!r}: it was never recorded, "
+            "or its retention has passed."
+        )
+
+
+class NotAllowed(JobkitError):  # noqa: N818 - a name of the public face
+    """The job's state does not admit this act; ``state`` says which it is in."""
+
+    def __init__(self, message: str, state: str = "") -> None:
+        super().__init__(message, state)
+        self.state = state
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Transient(JobkitError):  # noqa: N818 - raised by users as a verdict
+    """Raise it in a task for a fault that will pass: retried with backoff."""
+
+
+class RateLimited(JobkitError):  # noqa: N818 - raised by users as a verdict
+    """Raise it in a task that was told to slow down.
+
+    ``retry_after`` is the number of seconds the service asked for; without it
+    the retry policy's backoff is used.
+    """
+
+    def __init__(self, message: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return self.args[0] or f"rate limited, retry after {self.retry_after} s"
+
+
+class Permanent(JobkitError):  # noqa: N818 - raised by users as a verdict
+    """Raise it in a task for a fault that no retry can mend: dead at once."""
+
+
+class Interrupted(BaseException):
+    """The run has to stop here, and not because of an error.
+
+    It derives from ``BaseException`` so that ``except Exception`` in a task
+    does not swallow it.
+    """
+
+
+class Drained(Interrupted):
+    """The worker is shutting down; another one goes on from the checkpoint."""
+
+
+class Paused(Interrupted):
+    """The job was paused; it goes on from the checkpoint when resumed."""
+
+
+class Cancelled(Interrupted):
+    """The job was cancelled."""
+
+
+class LeaseLost(Interrupted):
+    """This process may no longer own the job: its writes would be refused."""

@@ -1,0 +1,290 @@
+"""What is known of a job: the frozen values that the store keeps and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from jobkit import clock, codec
+from jobkit.errors import SchemaError
+from jobkit.states import State
+
+SCHEMA = 1
+"""The newest layout of a record that this version reads and writes."""
+
+T = TypeVar("T")
+
+RequestKind = Literal["cancel", "pause"]
+ReplayMode = Literal["resume", "restart"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A broker message, whole, so that it can be published again byte for byte."""
+
+    task: str
+    body: bytes
+    content_type: str
+    content_encoding: str
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    exchange: str = ""
+    routing_key: str = ""
+
+    def encode(self) -> str:
+        """The text that the store keeps."""
+        return codec.dumps(
+            {
+                "task": self.task,
+                "body": self.body,
+                "content_type": self.content_type,
+                "content_encoding": self.content_encoding,
+                "headers": dict(self.headers),
+                "properties": dict(self.properties),
+                "exchange": self.exchange,
+                "routing_key": self.routing_key,
+            },
+            what="message",
+            limit=codec.MESSAGE_LIMIT,
+        )
+
+    @classmethod
+    def decode(cls, text: str) -> Message:
+        """The reverse of ``encode``."""
+        return cls(**codec.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is; None where it is not known.
+
+    ``current`` and ``total`` count the items of the current stage, ``percent``
+    (0 to 100) and ``eta_seconds`` speak of the whole job, ``rate`` is items a
+    second of running time. ``ok + failed + skipped`` is what was processed in
+    the current stage.
+    """
+
+    current: int = 0
+    total: int | None = None
+    percent: float | None = None
+    rate: float | None = None
+    eta_seconds: float | None = None
+    message: str | None = None
+    stage: str | None = None
+    stage_index: int | None = None
+    stage_count: int | None = None
+    ok: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def encode(self) -> str:
+        """The text that the store keeps."""
+        return codec.dumps({name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def decode(cls, text: str | None) -> Progress:
+        """The reverse of ``encode``; nothing stored means nothing done."""
+        return cls(**codec.loads(text)) if text else cls()
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """The last error of a job, as text: its class, message, traceback and verdict."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    verdict: str = ""
+
+    def encode(self) -> str:
+        """The text that the store keeps, cut to what it takes."""
+        return codec.dumps(
+            {
+                "type": self.type,
+                "message": self.message[: codec.TEXT_LIMIT],
+                "traceback": self.traceback[-codec.TRACEBACK_LIMIT :],
+                "verdict": self.verdict,
+            },
+        )
+
+    @classmethod
+    def decode(cls, text: str | None) -> ErrorInfo | None:
+        """The reverse of ``encode``."""
+        return cls(**codec.loads(text)) if text else None
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """That somebody asked a running job to stop: what for, who, and why."""
+
+    kind: RequestKind
+    actor: str = ""
+    reason: str = ""
+
+    def encode(self) -> str:
+        """The text that the store keeps: kind, actor and reason, a line each."""
+        actor = self.actor[: codec.TEXT_LIMIT].replace("\n", " ")
+        return f"{self.kind}\n{actor}\n{self.reason[: codec.TEXT_LIMIT]}"
+
+    @classmethod
+    def decode(cls, text: str | None) -> StopRequest | None:
+        """The reverse of ``encode``."""
+        if not text:
+            return None
+        kind, actor, reason = text.split("\n", 2)
+        return cls("cancel" if kind == "cancel" else "pause", actor, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """What is known of a job before it has run.
+
+    ``stages`` are the declared names in order, ``crash_limit`` is the number of
+    crashes without progress after which it is dead, ``delay`` (seconds) makes
+    it SCHEDULED; without one it is QUEUED, and the caller publishes its message.
+    """
+
+    id: str
+    task: str
+    message: str
+    queue: str = ""
+    priority: int | None = None
+    dead_letter_queue: str = ""
+    owner: str = ""
+    stages: tuple[str, ...] = ()
+    crash_limit: int = 3
+    delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The record of a job, as it was when it was read."""
+
+    id: str
+    task: str
+    state: State
+    reason: str
+    queue: str
+    priority: int | None
+    dead_letter_queue: str
+    owner: str
+    fence: int
+    worker: str
+    attempts: int
+    starts: int
+    recoveries: int
+    interruptions: int
+    crashes_without_progress: int
+    crash_limit: int
+    rate_limited: int
+    budgets: str
+    position: int
+    stages: tuple[str, ...]
+    checkpoint: str
+    progress: Progress
+    error: ErrorInfo | None
+    request: StopRequest | None
+    replay_of: str
+    replays: int
+    message: Message | None
+    created_at: datetime
+    published_at: datetime | None
+    started_at: datetime | None
+    updated_at: datetime
+    finished_at: datetime | None
+    due_at: datetime | None
+    lease_until: datetime | None
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, str]) -> Job:
+        """Read a record from the text fields that the store keeps.
+
+        Raises:
+            SchemaError: A newer jobkit wrote it.
+        """
+        check_schema(fields)
+        get = fields.get
+        return cls(
+            id=fields["id"],
+            task=fields["task"],
+            state=State(fields["state"]),
+            reason=get("reason", ""),
+            queue=get("queue", ""),
+            priority=_number(get("priority")),
+            dead_letter_queue=get("dead_letter_queue", ""),
+            owner=get("owner", ""),
+            fence=int(get("fence", 0)),
+            worker=get("worker", ""),
+            attempts=int(get("attempts", 0)),
+            starts=int(get("starts", 0)),
+            recoveries=int(get("recoveries", 0)),
+            interruptions=int(get("interruptions", 0)),
+            crashes_without_progress=int(get("crashes_without_progress", 0)),
+            crash_limit=int(get("crash_limit", 3)),
+            rate_limited=int(get("rate_limited", 0)),
+            budgets=get("budgets", ""),
+            position=int(get("position", 0)),
+            stages=tuple(codec.loads(get("stages") or "[]")),
+            checkpoint=get("checkpoint", ""),
+            progress=Progress.decode(get("progress")),
+            error=ErrorInfo.decode(get("error")),
+            request=StopRequest.decode(get("request")),
+            replay_of=get("replay_of", ""),
+            replays=int(get("replays", 0)),
+            message=Message.decode(fields["message"]) if get("message") else None,
+            created_at=clock.from_milliseconds(int(fields["created_at"])),
+            published_at=_moment(get("published_at")),
+            started_at=_moment(get("started_at")),
+            updated_at=clock.from_milliseconds(int(fields["updated_at"])),
+            finished_at=_moment(get("finished_at")),
+            due_at=_moment(get("due_at")),
+            lease_until=_moment(get("lease_until")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a job's history: what happened, when, and the state after it.
+
+    ``id`` is the place in the history, to read on after; ``progress`` is set on
+    ``progressed`` and on the end.
+    """
+
+    id: str
+    name: str
+    at: datetime
+    state: State
+    detail: str = ""
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list, and where the next part begins (None at the end)."""
+
+    items: tuple[T, ...]
+    next: str | None = None
+
+
+def check_schema(fields: Mapping[str, str]) -> None:
+    """Refuse a record that a newer jobkit wrote.
+
+    Raises:
+        SchemaError: It names both versions and what to do.
+    """
+    schema = int(fields.get("schema", SCHEMA))
+    if schema > SCHEMA:
+        raise SchemaError(
+            f"Job {fields.get('id', '?')!r} has schema {schema}, this jobkit reads up "
+            f"to {SCHEMA}: upgrade celery-jobkit in this process.",
+        )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def _moment(text: str | None) -> datetime | None:
+    return clock.from_milliseconds(int(text)) if text and text != "0" else None

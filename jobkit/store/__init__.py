@@ -1,0 +1,1 @@
+"""Where jobs are kept: ``base.Store`` and its two implementations."""

@@ -1,0 +1,313 @@
+"""The verbs that every store of jobs has: each is one atomic transition.
+
+Time is the store's own, in whole milliseconds. Every verb may be sent twice (a
+client sends a command again when its reply was lost) and then has happened
+once. The verbs that a run uses carry its *fence*, the number that grows with
+each start: a stale owner is answered ``"lost"``, and nothing is changed.
+
+Durations are seconds. ``StoreUnavailable`` is raised by every verb when the
+store cannot be reached within its time limit, ``SchemaError`` when the record
+was written by a newer jobkit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from jobkit.job import (
+    ErrorInfo,
+    Event,
+    Job,
+    NewJob,
+    Page,
+    Progress,
+    ReplayMode,
+    RequestKind,
+    StopRequest,
+)
+from jobkit.states import State
+
+Begun = Literal[
+    "run", "unknown", "duplicate", "finished", "cancelled", "paused", "not_due"
+]
+InterruptKind = Literal["drain", "pause", "cancel", "requeue"]
+
+REPLACED = "replaced"
+"""The reason of a job whose id another task goes on with."""
+
+EVENTS_KEPT = 200
+"""Entries of a job's history; the oldest go first."""
+
+TICKS_KEPT = 32
+"""Progress entries that a watcher who fell behind can still read."""
+
+TICKS_LINGER = 60.0
+"""Seconds that progress entries stay after the end, for watchers who lag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The answer to ``begin``: the run with its record, or why there is none."""
+
+    outcome: Begun
+    job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The answer to ``renew`` and ``save``: still the owner, and what is asked."""
+
+    owner: bool
+    request: StopRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What ``save`` and the endings write down together.
+
+    ``position`` only grows; it tells a crash with progress from one without.
+    ``checkpoint`` is opaque to the store.
+    """
+
+    position: int
+    checkpoint: str
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error, and what it costs: the counters and budgets after it."""
+
+    error: ErrorInfo
+    budgets: str = ""
+    attempt: bool = True
+    rate_limited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Seconds that finished records stay, by how they ended."""
+
+    succeeded: float = 86_400.0
+    partial: float = 7 * 86_400.0
+    cancelled: float = 7 * 86_400.0
+    dead: float = 30 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A job that lost its owner: what it became."""
+
+    id: str
+    task: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A job whose message is to be published now."""
+
+    id: str
+    message: str
+    hints: int
+
+
+class Store(Protocol):
+    """Where the records of jobs are; see the module for what all verbs share."""
+
+    @property
+    def retention(self) -> Retention:
+        """How long finished records stay."""
+
+    def ping(self) -> None:
+        """Ask the server for a sign of life."""
+
+    def close(self) -> None:
+        """Give the connections back."""
+
+    # -- entering -----------------------------------------------------------
+
+    def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
+        """Record a job; False if the id is taken, and then nothing is changed.
+
+        An id whose job ended as ``REPLACED`` is free; its fence goes on. QUEUED, or SCHEDULED when it has a delay. ``token`` names this call, so
+        that its repetition is answered like the first. ``hint`` is the time
+        after which a QUEUED job's message is taken for lost.
+        """
+
+    def published(self, job_id: str, hint: float, *, ok: bool = True) -> None:
+        """Note that a QUEUED job's message was published, or (not ok) was not.
+
+        After ``hint`` it is due again, doubled each time up to six hours; at
+        once when it was not published. In any other state it does nothing.
+        """
+
+    # -- running ------------------------------------------------------------
+
+    def begin(self, job_id: str, token: str, worker: str, lease: float) -> Start:
+        """Start a run of a QUEUED job: RUNNING with the next fence, or why not.
+
+        The same ``token`` gets the same run again while it lasts.
+        """
+
+    def renew(self, job_id: str, fence: int, lease: float) -> Kept:
+        """Keep the lease for another ``lease`` seconds from now."""
+
+    def save(
+        self, job_id: str, fence: int, seq: int, snapshot: Snapshot, lease: float
+    ) -> Kept:
+        """Write checkpoint and progress, and keep the lease.
+
+        ``seq`` grows with each save of a run: one that comes late, after a
+        newer one, changes nothing and is answered as the owner's.
+        """
+
+    def succeed(
+        self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
+    ) -> bool:
+        """End as SUCCEEDED; False for a stale owner.
+
+        With the reason ``REPLACED`` its id may be enqueued again.
+        """
+
+    def retry(
+        self,
+        job_id: str,
+        fence: int,
+        failure: Failure,
+        delay: float,
+        message: str | None = None,
+    ) -> State | None:
+        """Wait for ``delay`` after an error: RETRYING, or what was asked for.
+
+        A cancel or pause that was asked for meanwhile is carried out instead.
+        ``message`` replaces the stored one. None for a stale owner.
+        """
+
+    def bury(self, job_id: str, fence: int, failure: Failure, reason: str) -> bool:
+        """End as DEAD: the job is a dead letter. False for a stale owner."""
+
+    def interrupt(
+        self,
+        job_id: str,
+        fence: int,
+        kind: InterruptKind,
+        reason: str = "",
+    ) -> State | None:
+        """Stop a run that did not fail; no attempt is counted.
+
+        drain and requeue: QUEUED and due at once; pause: PAUSED; cancel:
+        CANCELLED. For drain and requeue a cancel or pause that was asked for
+        meanwhile is carried out instead. None for a stale owner.
+        """
+
+    def replace(
+        self, job_id: str, fence: int, new: NewJob, grace: float
+    ) -> State | None:
+        """Make a run's job another task's, under the same id, from its beginning.
+
+        QUEUED, and due after ``grace`` unless the caller publishes the new
+        message and says so. None for a stale owner.
+        """
+
+    def crash(self, job_id: str, worker: str, error: ErrorInfo) -> Released | None:
+        """Tell that ``worker`` died with the job: QUEUED and due, or DEAD as poison.
+
+        ``worker`` is what ``begin`` was given, or its beginning. Also for a
+        QUEUED job whose worker died before it began, and told again (or after a
+        rescue) it counts once. None when the job is not that worker's.
+        """
+
+    # -- the workers' rounds --------------------------------------------------
+
+    def rescue(self, limit: int = 100) -> Sequence[Released]:
+        """Take jobs from owners whose lease has ended: QUEUED and due, or DEAD.
+
+        A crash without progress is counted; at the record's ``crash_limit`` the
+        job is dead with the reason ``poison``. One with progress resets the count.
+        """
+
+    def claim_due(self, limit: int, grace: float) -> Sequence[Due]:
+        """Take jobs whose time has come, to publish their messages.
+
+        They are QUEUED, and due again after ``grace`` if nobody calls
+        ``published`` by then.
+        """
+
+    def next_due(self) -> float | None:
+        """Seconds until the next job is due (0 or less: now), None if none is."""
+
+    def prune(self, limit: int = 1000) -> int:
+        """Remove finished records whose retention has passed; how many it were."""
+
+    # -- from outside ---------------------------------------------------------
+
+    def ask(
+        self, job_id: str, kind: RequestKind, actor: str, reason: str
+    ) -> tuple[str, State]:
+        """Cancel or pause a job.
+
+        ``("asked", RUNNING)`` when its owner will be told, ``("done", state)``
+        when it was carried out at once or before, ``("refused", state)`` when
+        the job has ended or waits in a way that cannot be paused.
+
+        Raises:
+            JobNotFound: Nothing is recorded under this id.
+        """
+
+    def resume(self, job_id: str, actor: str = "") -> tuple[str, State]:
+        """PAUSED to QUEUED and due at once; takes back a pause asked for.
+
+        ``("done", state)`` or ``("refused", state)``. Raises JobNotFound.
+        """
+
+    def replay(
+        self, job_id: str, mode: ReplayMode, actor: str = "", reason: str = ""
+    ) -> tuple[str, State]:
+        """DEAD to QUEUED and due at once, with fresh budgets.
+
+        ``resume`` keeps the checkpoint, ``restart`` forgets it. A job that was
+        replayed before and has not ended since answers ``("done", state)``
+        again: two clicks make one replay. ``("refused", state)`` otherwise.
+        Raises JobNotFound.
+        """
+
+    def discard(
+        self, job_id: str, actor: str = "", reason: str = ""
+    ) -> tuple[str, State]:
+        """DEAD to CANCELLED; ``("refused", state)`` for others. Raises JobNotFound."""
+
+    # -- reading ----------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job | None:
+        """The record, or None."""
+
+    def list(
+        self,
+        *,
+        state: State | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        owner: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[Job]:
+        """Jobs that match all that is given, newest first; without messages.
+
+        By the time they entered the state when ``state`` is given, else by the
+        time they were created. A page may be short although ``next`` is set.
+        """
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+
+    def history(self, job_id: str, after: str = "") -> Sequence[Event]:
+        """The job's events after the one with that id, oldest first."""
+
+    def watch(self, job_id: str, timeout: float) -> Iterator[Event | None]:
+        """Events and progress from now on; None whenever ``timeout`` passed idle.
+
+        It never ends by itself.
+        """

@@ -1,0 +1,25 @@
+-- Takes jobs whose time has come, so that their messages are published.
+-- KEYS[1] tag
+-- ARGV[1] limit
+-- ARGV[2] grace
+-- Returns {{id, message, hints}, ...}.
+local at = now()
+local due = redis.call(
+  'ZRANGEBYSCORE', index('due'), '-inf', int(at), 'LIMIT', 0, ARGV[1]
+)
+local claimed = {}
+for _, id in ipairs(due) do
+  local state, message, hints = read(id, 'state', 'message', 'hints')
+  if state and DUE_STATES[state] then
+    if state ~= 'QUEUED' then
+      move(id, state, 'QUEUED', at)
+      event(id, 'queued', at, 'QUEUED')
+    end
+    write(id, 'updated_at', int(at))
+    due_at(id, at + tonumber(ARGV[2]))
+    claimed[#claimed + 1] = { id, message, tonumber(hints or '0') }
+  else
+    redis.call('ZREM', index('due'), id)
+  end
+end
+return claimed

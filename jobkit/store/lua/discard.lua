@@ -1,0 +1,25 @@
+-- Gives a dead job up.
+-- KEYS[1] tag
+-- ARGV[1] id
+-- ARGV[2] actor
+-- ARGV[3] reason
+-- Returns {'done' | 'refused' | 'newer_schema', state}, or {'unknown'}.
+local id = ARGV[1]
+local state, schema = read(id, 'state', 'schema')
+if not state then
+  return { 'unknown' }
+end
+if tonumber(schema) > SCHEMA then
+  return { 'newer_schema', schema }
+end
+if state == 'CANCELLED' then
+  return { 'done', state }
+end
+if state ~= 'DEAD' then
+  return { 'refused', state }
+end
+local at = now()
+finish(id, 'DEAD', 'CANCELLED', at)
+write(id, 'reason', ARGV[3] ~= '' and ARGV[3] or 'discarded')
+event(id, 'discarded', at, 'CANCELLED', said('', ARGV[2], ARGV[3]))
+return { 'done', 'CANCELLED' }

@@ -1,0 +1,44 @@
+-- Records a job that is about to be published, or that has a time to start.
+-- KEYS[1] tag
+-- ARGV[1] id
+-- ARGV[2] token
+-- ARGV[3] task
+-- ARGV[4] message
+-- ARGV[5] queue
+-- ARGV[6] priority
+-- ARGV[7] dead_letter_queue
+-- ARGV[8] owner
+-- ARGV[9] stages
+-- ARGV[10] crash_limit
+-- ARGV[11] delay
+-- ARGV[12] hint
+-- Returns 'ok' or 'existing'.
+local id, token, delay = ARGV[1], ARGV[2], tonumber(ARGV[11])
+local taken, first, reason, fence = read(id, 'state', 'enqueue_token', 'reason', 'fence')
+-- A person may give any reason for a pause or a cancel, this one too.
+if taken and not (taken == 'SUCCEEDED' and reason == REPLACED) then
+  return first == token and 'ok' or 'existing'
+end
+if taken then
+  forget(id)
+end
+local at = now()
+local state = delay > 0 and 'SCHEDULED' or 'QUEUED'
+write(
+  id, 'id', id, 'schema', SCHEMA, 'state', state, 'enqueue_token', token,
+  'task', ARGV[3], 'message', ARGV[4], 'queue', ARGV[5], 'priority', ARGV[6],
+  'dead_letter_queue', ARGV[7], 'owner', ARGV[8], 'stages', ARGV[9],
+  'crash_limit', ARGV[10], 'fence', fence or '0', 'created_at', int(at), 'updated_at', int(at)
+)
+redis.call('ZADD', index('all'), int(at), id)
+redis.call('ZADD', index('state:' .. state), int(at), id)
+redis.call('ZADD', index('task:' .. ARGV[3]), int(at), id)
+if ARGV[5] ~= '' then
+  redis.call('ZADD', index('queue:' .. ARGV[5]), int(at), id)
+end
+if ARGV[8] ~= '' then
+  redis.call('ZADD', index('owner:' .. ARGV[8]), int(at), id)
+end
+due_at(id, at + (delay > 0 and delay or tonumber(ARGV[12])))
+event(id, string.lower(state), at, state)
+return 'ok'

@@ -1,0 +1,32 @@
+-- Stops a run that did not fail.
+-- KEYS[1] tag
+-- ARGV[1] id
+-- ARGV[2] fence
+-- ARGV[3] kind
+-- ARGV[4] reason
+-- Returns the state after it, or 'lost'.
+local id, kind, reason = ARGV[1], ARGV[3], ARGV[4]
+local run, state, held = owned(id, ARGV[2])
+if not run then
+  return held == ARGV[2] and state or 'lost'
+end
+local at = now()
+if kind ~= 'cancel' then
+  redis.call('HINCRBY', key('job', id), 'interruptions', 1)
+end
+if kind == 'cancel' or kind == 'pause' then
+  -- Without a reason of its own it stops for the one that was asked; and a
+  -- cancel that was asked for meanwhile is not lost to a pause.
+  local asked = string.match(run.request, '^([^\n]*)\n')
+  if (asked == kind and reason == '') or (asked == 'cancel' and kind == 'pause') then
+    return honour(id, 'RUNNING', at, run.request)
+  end
+  return honour(id, 'RUNNING', at, kind .. '\n\n' .. reason)
+end
+state = honour(id, 'RUNNING', at, run.request)
+if not state then
+  queue(id, 'RUNNING', at, at)
+  event(id, 'interrupted', at, 'QUEUED', reason ~= '' and reason or kind)
+  state = 'QUEUED'
+end
+return state

@@ -1,0 +1,216 @@
+-- What the verbs share: time, keys, and the moves of a job between its states.
+-- Every script gets KEYS[1], the tag of one partition ('{jobkit:0}'); all keys
+-- it touches begin with it, so that they live in one slot of a cluster. The
+-- constants RETENTION, FIELDS, SCHEMA, EVENTS_KEPT, TICKS_KEPT and TICKS_LINGER
+-- are written in front of this file when it is loaded.
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+local function key(kind, id)
+  return KEYS[1] .. ':' .. kind .. ':' .. id
+end
+
+local function index(kind)
+  return KEYS[1] .. ':' .. kind
+end
+
+local LAST_CHANCE = 86400000
+local HINT_CAP = 6 * 3600 * 1000
+local DUE_STATES = { SCHEDULED = true, QUEUED = true, BLOCKED = true, RETRYING = true }
+local FINISHED = { SUCCEEDED = true, PARTIAL = true, DEAD = true, CANCELLED = true }
+
+local function read(id, ...)
+  return unpack(redis.call('HMGET', key('job', id), ...))
+end
+
+local function write(id, ...)
+  redis.call('HSET', key('job', id), ...)
+end
+
+local function record(id)
+  return redis.call('HMGET', key('job', id), unpack(FIELDS))
+end
+
+local function event(id, name, at, state, detail, progress)
+  redis.call(
+    'XADD', key('events', id), 'MAXLEN', EVENTS_KEPT, '*',
+    'name', name, 'at', int(at), 'state', state,
+    'detail', detail or '', 'progress', progress or ''
+  )
+end
+
+-- What was done, by whom and why, as the detail of an event.
+local function said(what, actor, reason)
+  local text = what
+  if actor ~= '' then
+    text = text == '' and actor or text .. ' by ' .. actor
+  end
+  if reason ~= '' then
+    text = text == '' and reason or text .. ': ' .. reason
+  end
+  return text
+end
+
+-- Puts a job into another state and into that state's index.
+local function move(id, from, to, at)
+  write(id, 'state', to, 'updated_at', int(at))
+  redis.call('ZREM', index('state:' .. from), id)
+  redis.call('ZADD', index('state:' .. to), int(at), id)
+end
+
+local function due_at(id, moment)
+  write(id, 'due_at', int(moment))
+  redis.call('ZADD', index('due'), int(moment), id)
+end
+
+local function not_due(id)
+  redis.call('HDEL', key('job', id), 'due_at')
+  redis.call('ZREM', index('due'), id)
+end
+
+local function no_lease(id)
+  redis.call('HDEL', key('job', id), 'lease_until')
+  redis.call('ZREM', index('leases'), id)
+end
+
+-- Removes a record and all that points to it.
+local function forget(id)
+  local state, task, queue_name, owner = read(id, 'state', 'task', 'queue', 'owner')
+  redis.call('DEL', key('job', id), key('events', id), key('ticks', id))
+  redis.call('ZREM', index('expire'), id)
+  redis.call('ZREM', index('all'), id)
+  if state then
+    redis.call('ZREM', index('state:' .. state), id)
+    redis.call('ZREM', index('task:' .. task), id)
+    redis.call('ZREM', index('queue:' .. (queue_name or '')), id)
+    redis.call('ZREM', index('owner:' .. (owner or '')), id)
+  end
+end
+
+-- Ends a job: its record stays for the state's retention. The expiry of the
+-- keys themselves is the last chance, for stores that no worker prunes.
+local function finish(id, from, to, at)
+  move(id, from, to, at)
+  no_lease(id)
+  not_due(id)
+  write(id, 'finished_at', int(at))
+  redis.call('HDEL', key('job', id), 'request')
+  local expires = at + RETENTION[to]
+  redis.call('ZADD', index('expire'), int(expires), id)
+  redis.call('PEXPIREAT', key('job', id), int(expires + LAST_CHANCE))
+  redis.call('PEXPIREAT', key('events', id), int(expires + LAST_CHANCE))
+  redis.call('PEXPIRE', key('ticks', id), TICKS_LINGER)
+end
+
+local function unfinish(id)
+  redis.call('ZREM', index('expire'), id)
+  redis.call('PERSIST', key('job', id))
+  redis.call('PERSIST', key('events', id))
+  redis.call('PERSIST', key('ticks', id))
+  redis.call('HDEL', key('job', id), 'finished_at', 'reason')
+end
+
+local function queue(id, from, at, due)
+  move(id, from, 'QUEUED', at)
+  no_lease(id)
+  due_at(id, due)
+end
+
+-- Carries out what was asked of a run that has just stopped; nil if nothing was.
+local function honour(id, from, at, request)
+  if not request or request == '' then
+    return nil
+  end
+  local kind, actor, reason = string.match(request, '^([^\n]*)\n([^\n]*)\n(.*)$')
+  redis.call('HDEL', key('job', id), 'request')
+  if kind == 'cancel' then
+    finish(id, from, 'CANCELLED', at)
+    write(id, 'reason', reason)
+    event(
+      id, 'cancelled', at, 'CANCELLED', said('', actor, reason),
+      read(id, 'progress') or ''
+    )
+    return 'CANCELLED'
+  end
+  move(id, from, 'PAUSED', at)
+  no_lease(id)
+  not_due(id)
+  write(id, 'reason', reason)
+  event(id, 'paused', at, 'PAUSED', said('', actor, reason))
+  return 'PAUSED'
+end
+
+-- The run of this fence as a table, or nil for a stale owner.
+local function owned(id, fence)
+  local state, held, request, position, seq =
+    read(id, 'state', 'fence', 'request', 'position', 'save_seq')
+  if state ~= 'RUNNING' or held ~= fence then
+    return nil, state, held
+  end
+  return {
+    request = request or '',
+    position = tonumber(position or '0'),
+    seq = tonumber(seq or '0'),
+  }
+end
+
+local function keep_lease(id, at, lease)
+  local till = at + tonumber(lease)
+  write(id, 'lease_until', int(till), 'updated_at', int(at))
+  redis.call('ZADD', index('leases'), int(till), id)
+end
+
+local function write_snapshot(id, run, position, checkpoint, progress)
+  write(
+    id, 'position', int(math.max(run.position, tonumber(position))),
+    'checkpoint', checkpoint, 'progress', progress
+  )
+end
+
+local function count_error(id, attempt, rate_limited, budgets, error)
+  if attempt == '1' then
+    redis.call('HINCRBY', key('job', id), 'attempts', 1)
+  end
+  if rate_limited == '1' then
+    redis.call('HINCRBY', key('job', id), 'rate_limited', 1)
+  end
+  write(id, 'budgets', budgets, 'error', error)
+end
+
+-- What becomes of a job whose owner died: it is due again, or dead as poison.
+local function lost_owner(id, at, from, error)
+  local position, began_at, crashes, limit, request, known = read(
+    id, 'position', 'position_at_begin', 'crashes_without_progress', 'crash_limit',
+    'request', 'error'
+  )
+  crashes = tonumber(crashes or '0') + 1
+  if from == 'RUNNING' and tonumber(position or '0') > tonumber(began_at or '0') then
+    crashes = 0
+  end
+  redis.call('HINCRBY', key('job', id), 'recoveries', 1)
+  write(id, 'crashes_without_progress', int(crashes))
+  if crashes >= tonumber(limit or '3') then
+    write(id, 'error', error)
+    finish(id, from, 'DEAD', at)
+    write(id, 'reason', 'poison')
+    event(id, 'dead', at, 'DEAD', 'poison', read(id, 'progress') or '')
+    return 'DEAD'
+  end
+  if not known or known == '' then
+    write(id, 'error', error)
+  end
+  local state = honour(id, from, at, request)
+  if not state then
+    queue(id, from, at, at)
+    event(id, 'recovered', at, 'QUEUED')
+    state = 'QUEUED'
+  end
+  return state
+end

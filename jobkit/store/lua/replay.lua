@@ -1,0 +1,32 @@
+-- Gives a dead job fresh budgets and another run.
+-- KEYS[1] tag
+-- ARGV[1] id
+-- ARGV[2] mode
+-- ARGV[3] actor
+-- ARGV[4] reason
+-- Returns {'done' | 'refused' | 'newer_schema', state}, or {'unknown'}.
+local id, mode = ARGV[1], ARGV[2]
+local state, replays, schema = read(id, 'state', 'replays', 'schema')
+if not state then
+  return { 'unknown' }
+end
+if tonumber(schema) > SCHEMA then
+  return { 'newer_schema', schema }
+end
+if state ~= 'DEAD' then
+  local before = tonumber(replays or '0') > 0 and not FINISHED[state]
+  return { before and 'done' or 'refused', state }
+end
+local at = now()
+local job = key('job', id)
+unfinish(id)
+redis.call('HINCRBY', job, 'replays', 1)
+redis.call('HDEL', job, 'budgets')
+write(id, 'attempts', 0, 'rate_limited', 0, 'crashes_without_progress', 0)
+if mode == 'restart' then
+  redis.call('HDEL', job, 'checkpoint', 'progress')
+  write(id, 'position', 0)
+end
+queue(id, 'DEAD', at, at)
+event(id, 'replayed', at, 'QUEUED', said(mode, ARGV[3], ARGV[4]))
+return { 'done', 'QUEUED' }

@@ -1,0 +1,26 @@
+-- Writes the checkpoint and progress of a run, and keeps its lease.
+-- KEYS[1] tag
+-- ARGV[1] id
+-- ARGV[2] fence
+-- ARGV[3] seq
+-- ARGV[4] position
+-- ARGV[5] checkpoint
+-- ARGV[6] progress
+-- ARGV[7] lease
+-- Returns {'ok', what is asked of the run}, or {'lost'}.
+local id, seq = ARGV[1], tonumber(ARGV[3])
+local run = owned(id, ARGV[2])
+if not run then
+  return { 'lost' }
+end
+if seq > run.seq then
+  local at = now()
+  write(id, 'save_seq', ARGV[3])
+  write_snapshot(id, run, ARGV[4], ARGV[5], ARGV[6])
+  keep_lease(id, at, ARGV[7])
+  redis.call(
+    'XADD', key('ticks', id), 'MAXLEN', TICKS_KEPT, '*', 'name', 'progressed',
+    'at', int(at), 'state', 'RUNNING', 'detail', '', 'progress', ARGV[6]
+  )
+end
+return { 'ok', run.request }

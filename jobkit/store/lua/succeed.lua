@@ -1,0 +1,22 @@
+-- Ends a run that did all it had to do.
+-- KEYS[1] tag
+-- ARGV[1] id
+-- ARGV[2] fence
+-- ARGV[3] position
+-- ARGV[4] checkpoint
+-- ARGV[5] progress
+-- ARGV[6] reason
+-- Returns 'ok' or 'lost'.
+local id = ARGV[1]
+local run, state, held = owned(id, ARGV[2])
+if not run then
+  return state == 'SUCCEEDED' and held == ARGV[2] and 'ok' or 'lost'
+end
+local at = now()
+write_snapshot(id, run, ARGV[3], ARGV[4], ARGV[5])
+finish(id, 'RUNNING', 'SUCCEEDED', at)
+if ARGV[6] ~= '' then
+  write(id, 'reason', ARGV[6])
+end
+event(id, 'succeeded', at, 'SUCCEEDED', ARGV[6], ARGV[5])
+return 'ok'

@@ -1,0 +1,427 @@
+"""Jobs kept in the memory of this process, for tests and for eager runs."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from jobkit import clock
+from jobkit.errors import JobNotFound
+from jobkit.job import (
+    ErrorInfo,
+    Event,
+    Job,
+    NewJob,
+    Page,
+    ReplayMode,
+    RequestKind,
+    StopRequest,
+    check_schema,
+)
+from jobkit.states import State
+from jobkit.store.base import (
+    Due,
+    Failure,
+    InterruptKind,
+    Kept,
+    Released,
+    Retention,
+    Snapshot,
+    Start,
+)
+from jobkit.store.memory_records import (
+    HINT_CAP,
+    LEASE_EXPIRED,
+    REFUSALS,
+    Record,
+    milliseconds,
+    page,
+    said,
+    stored,
+)
+
+_DUE_STATES = frozenset(
+    {State.SCHEDULED, State.QUEUED, State.BLOCKED, State.RETRYING},
+)
+
+
+def _wall() -> int:
+    return milliseconds(clock.wall())
+
+
+class MemoryStore:
+    """A store without a server; it lives and dies with the process.
+
+    Safe for threads, unknown to other processes. ``now`` answers in whole
+    milliseconds since the epoch; the default is the clock of this machine.
+    """
+
+    def __init__(
+        self, retention: Retention | None = None, now: Callable[[], int] = _wall
+    ) -> None:
+        self._retention = retention or Retention()
+        self._now = now
+        self._jobs: dict[str, Record] = {}
+        self._ids = itertools.count(1)
+        self._changed = threading.Condition()
+
+    @property
+    def retention(self) -> Retention:
+        """How long finished records stay."""
+        return self._retention
+
+    def ping(self) -> None:
+        """Do nothing: it is always there."""
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+    @contextmanager
+    def _change(self) -> Iterator[int]:
+        with self._changed:
+            yield self._now()
+            self._changed.notify_all()
+
+    def _owned(self, job_id: str, fence: int) -> Record | None:
+        record = self._held(job_id, fence)
+        return record if record and record.state is State.RUNNING else None
+
+    def _held(self, job_id: str, fence: int) -> Record | None:
+        record = self._jobs.get(job_id)
+        return record if record and record.text("fence") == str(fence) else None
+
+    def _known(self, job_id: str) -> Record:
+        record = self._jobs.get(job_id)
+        if record is None:
+            raise JobNotFound(job_id)
+        check_schema(record.fields)
+        return record
+
+    def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
+        """Record a job."""
+        with self._change() as at:
+            known = self._jobs.get(job.id)
+            if known and not known.replaced:
+                return known.text("enqueue_token") == token
+            fence = known.number("fence") if known else 0
+            record = self._jobs[job.id] = Record(self._ids, fence)
+            record.enter(job, token, milliseconds(hint), at)
+            return True
+
+    def published(self, job_id: str, hint: float, *, ok: bool = True) -> None:
+        """Note that a QUEUED job's message was published, or was not."""
+        with self._change() as at:
+            record = self._jobs.get(job_id)
+            if record is None or record.state is not State.QUEUED:
+                return
+            if not ok:
+                record.write(at, due_at=at)
+                return
+            record.count("hints")
+            wait = milliseconds(hint) * 2 ** (record.number("hints") - 1)
+            record.write(at, due_at=at + min(wait, HINT_CAP), published_at=at)
+
+    def begin(self, job_id: str, token: str, worker: str, lease: float) -> Start:
+        """Start a run of a QUEUED job."""
+        with self._change() as at:
+            record = self._jobs.get(job_id)
+            if record is None:
+                return Start("unknown")
+            check_schema(record.fields)
+            if record.state is State.QUEUED:
+                record.begin(token, worker, milliseconds(lease), at)
+            elif record.state is not State.RUNNING or record.text("token") != token:
+                return Start(REFUSALS[record.state])
+            return Start("run", record.job(message=False))
+
+    def renew(self, job_id: str, fence: int, lease: float) -> Kept:
+        """Keep the lease."""
+        with self._change() as at:
+            run = self._owned(job_id, fence)
+            if run is None:
+                return Kept(owner=False)
+            run.write(at, lease_until=at + milliseconds(lease))
+            return Kept(owner=True, request=run.request)
+
+    def save(
+        self, job_id: str, fence: int, seq: int, snapshot: Snapshot, lease: float
+    ) -> Kept:
+        """Write checkpoint and progress, and keep the lease."""
+        with self._change() as at:
+            run = self._owned(job_id, fence)
+            if run is None:
+                return Kept(owner=False)
+            if seq > run.number("save_seq"):
+                run.keep(snapshot, at)
+                run.write(at, save_seq=seq, lease_until=at + milliseconds(lease))
+                run.tick(at)
+            return Kept(owner=True, request=run.request)
+
+    def succeed(
+        self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
+    ) -> bool:
+        """End as SUCCEEDED."""
+        with self._change() as at:
+            run = self._owned(job_id, fence)
+            if run is None:
+                return self._became(job_id, fence) is State.SUCCEEDED
+            run.keep(snapshot, at)
+            run.finish(State.SUCCEEDED, at, reason)
+            run.event("succeeded", at, reason, run.text("progress"))
+            return True
+
+    def _became(self, job_id: str, fence: int) -> State | None:
+        record = self._held(job_id, fence)
+        return record.state if record else None
+
+    def retry(
+        self,
+        job_id: str,
+        fence: int,
+        failure: Failure,
+        delay: float,
+        message: str | None = None,
+    ) -> State | None:
+        """Wait after an error."""
+        with self._change() as at:
+            run = self._owned(job_id, fence)
+            if run is None:
+                became = self._became(job_id, fence)
+                return became if became is State.RETRYING else None
+            run.blame(failure, at)
+            if message:
+                run.write(at, message=message)
+            if not run.stop_if_asked(at):
+                run.move(State.RETRYING, at)
+                run.write(at, due_at=at + milliseconds(delay))
+                run.event("retrying", at, str(milliseconds(delay)))
+            return run.state
+
+    def bury(self, job_id: str, fence: int, failure: Failure, reason: str) -> bool:
+        """End as DEAD."""
+        with self._change() as at:
+            run = self._owned(job_id, fence)
+            if run is None:
+                return self._became(job_id, fence) is State.DEAD
+            run.blame(failure, at)
+            run.bury(at, reason)
+            return True
+
+    def interrupt(
+        self, job_id: str, fence: int, kind: InterruptKind, reason: str = ""
+    ) -> State | None:
+        """Stop a run that did not fail."""
+        with self._change() as at:
+            run = self._owned(job_id, fence)
+            if run is None:
+                return self._became(job_id, fence)
+            if kind != "cancel":
+                run.count("interruptions")
+            if kind in ("cancel", "pause"):
+                run.stop(_told(run.request, kind, reason), at)
+            elif not run.stop_if_asked(at):
+                run.queue(at, at)
+                run.event("interrupted", at, reason or kind)
+            return run.state
+
+    def replace(
+        self, job_id: str, fence: int, new: NewJob, grace: float
+    ) -> State | None:
+        """Make a run's job another task's."""
+        with self._change() as at:
+            run = self._owned(job_id, fence)
+            if run is None:
+                return self._became(job_id, fence)
+            run.replace(new, milliseconds(grace), at)
+            return run.state
+
+    def crash(self, job_id: str, worker: str, error: ErrorInfo) -> Released | None:
+        """Tell that a worker died with the job."""
+        with self._change() as at:
+            record = self._jobs.get(job_id)
+            if record is None:
+                return None
+            same = record.belongs_to(worker)
+            running = record.state is State.RUNNING and same
+            if not running and record.state is not State.QUEUED:
+                return None
+            # A queued job whose last owner this was: its death was told before.
+            if running or not same:
+                record.write(at, error=error.encode())
+                record.lose_owner(at, error)
+            return record.released()
+
+    def rescue(self, limit: int = 100) -> list[Released]:
+        """Take jobs from owners whose lease has ended."""
+        with self._change() as at:
+            released = []
+            for record in self._earliest("lease_until", at, limit):
+                record.lose_owner(at, LEASE_EXPIRED)
+                released.append(record.released())
+            return released
+
+    def _earliest(self, name: str, at: int, limit: int) -> list[Record]:
+        passed = [
+            record
+            for record in self._jobs.values()
+            if name in record.fields and record.number(name) <= at
+        ]
+        return heapq.nsmallest(
+            limit, passed, key=lambda record: (record.number(name), record.text("id"))
+        )
+
+    def claim_due(self, limit: int, grace: float) -> list[Due]:
+        """Take jobs whose time has come."""
+        with self._change() as at:
+            claimed = []
+            for record in self._earliest("due_at", at, limit):
+                if record.state is not State.QUEUED:
+                    record.move(State.QUEUED, at)
+                    record.event("queued", at)
+                record.write(at, due_at=at + milliseconds(grace))
+                claimed.append(record.due())
+            return claimed
+
+    def next_due(self) -> float | None:
+        """Seconds until the next job is due."""
+        with self._changed:
+            texts = (record.text("due_at") for record in self._jobs.values())
+            due = [int(text) for text in texts if text]
+            return (min(due) - self._now()) / 1000 if due else None
+
+    def prune(self, limit: int = 1000) -> int:
+        """Remove finished records whose retention has passed."""
+        with self._change() as at:
+            kept = asdict(self._retention)
+            old = [
+                record.text("id")
+                for record in self._earliest("finished_at", at, len(self._jobs))
+                if at >= record.expires_at(kept[record.state.lower()])
+            ][:limit]
+            for job_id in old:
+                del self._jobs[job_id]
+            return len(old)
+
+    def ask(
+        self, job_id: str, kind: RequestKind, actor: str, reason: str
+    ) -> tuple[str, State]:
+        """Cancel or pause a job."""
+        with self._change() as at:
+            record = self._known(job_id)
+            state = record.state
+            request = stored(StopRequest(kind, actor, reason))
+            if state is State.RUNNING:
+                record.ask(request, at)
+                return "asked", state
+            if state in _DUE_STATES or (state is State.PAUSED and kind == "cancel"):
+                return "done", record.stop(request, at)
+            settled = State.CANCELLED if kind == "cancel" else State.PAUSED
+            return ("done" if state is settled else "refused"), state
+
+    def resume(self, job_id: str, actor: str = "") -> tuple[str, State]:
+        """Let a paused job go on."""
+        with self._change() as at:
+            record = self._known(job_id)
+            if record.state is State.PAUSED:
+                record.drop("reason")
+                record.queue(at, at)
+                record.event("resumed", at, actor)
+            elif record.request and record.request.kind == "pause":
+                record.write(at, request="")
+                record.event("resumed", at, actor)
+            goes_on = record.state in {State.QUEUED, State.RUNNING}
+            return ("done" if goes_on else "refused"), record.state
+
+    def replay(
+        self, job_id: str, mode: ReplayMode, actor: str = "", reason: str = ""
+    ) -> tuple[str, State]:
+        """Give a dead job fresh budgets and another run."""
+        with self._change() as at:
+            record = self._known(job_id)
+            if record.state is not State.DEAD:
+                before = record.number("replays") > 0 and not record.state.finished
+                return ("done" if before else "refused"), record.state
+            record.replay(mode, said(actor, reason, mode), at)
+            return "done", record.state
+
+    def discard(
+        self, job_id: str, actor: str = "", reason: str = ""
+    ) -> tuple[str, State]:
+        """Give a dead job up."""
+        with self._change() as at:
+            record = self._known(job_id)
+            if record.state is State.DEAD:
+                record.finish(State.CANCELLED, at, reason or "discarded")
+                record.event("discarded", at, said(actor, reason))
+            gone = record.state is State.CANCELLED
+            return ("done" if gone else "refused"), record.state
+
+    def get(self, job_id: str) -> Job | None:
+        """The record, or None."""
+        with self._changed:
+            record = self._jobs.get(job_id)
+            return record.job() if record else None
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        with self._changed:
+            counts = dict.fromkeys(State, 0)
+            for record in self._jobs.values():
+                counts[record.state] += 1
+            return counts
+
+    def history(self, job_id: str, after: str = "") -> list[Event]:
+        """The job's events after the one with that id, oldest first."""
+        with self._changed:
+            record = self._jobs.get(job_id)
+            events = record.events if record else ()
+            return [event for event in events if int(event.id) > int(after or 0)]
+
+    def watch(self, job_id: str, timeout: float) -> Iterator[Event | None]:
+        """Events and progress from now on; None whenever ``timeout`` passed idle."""
+        return self._follow(job_id, timeout, seen=next(self._ids))
+
+    def _follow(self, job_id: str, timeout: float, seen: int) -> Iterator[Event | None]:
+        while True:
+            news = functools.partial(self._news, job_id, seen)
+            with self._changed:
+                events = self._changed.wait_for(news, timeout)
+            if not events:
+                yield None
+            for event in events:
+                seen = int(event.id)
+                yield event
+
+    def _news(self, job_id: str, seen: int) -> Sequence[Event]:
+        record = self._jobs.get(job_id)
+        return record.news(seen) if record else ()
+
+    def list(
+        self,
+        *,
+        state: State | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        owner: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[Job]:
+        """Jobs that match all that is given, newest first; without messages."""
+        given = {"state": state, "task": task, "queue": queue, "owner": owner}
+        order = "entered_at" if state else "created_at"
+        with self._changed:
+            return page(self._jobs.values(), given, order, after, limit)
+
+
+def _told(asked: StopRequest | None, kind: RequestKind, reason: str) -> StopRequest:
+    """What an owner stops for; a cancel that was asked for meanwhile is not lost."""
+    told = StopRequest(kind, "", reason)
+    if asked is None:
+        return told
+    overruled = (asked.kind, kind) == ("cancel", "pause")
+    return asked if overruled or (asked.kind == kind and not reason) else told

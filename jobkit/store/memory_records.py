@@ -1,0 +1,345 @@
+"""One job in memory: its text fields, its history, and its moves between states."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from jobkit import clock, codec
+from jobkit.errors import StoreError
+from jobkit.job import (
+    SCHEMA,
+    ErrorInfo,
+    Event,
+    Job,
+    NewJob,
+    Page,
+    Progress,
+    ReplayMode,
+    StopRequest,
+)
+from jobkit.states import State
+from jobkit.store.base import (
+    EVENTS_KEPT,
+    REPLACED,
+    TICKS_KEPT,
+    Begun,
+    Due,
+    Failure,
+    Released,
+    Snapshot,
+)
+
+HINT_CAP = 6 * 3_600_000
+
+REFUSALS: dict[State, Begun] = {
+    State.SCHEDULED: "not_due",
+    State.BLOCKED: "not_due",
+    State.RETRYING: "not_due",
+    State.RUNNING: "duplicate",
+    State.PAUSED: "paused",
+    State.CANCELLED: "cancelled",
+    State.SUCCEEDED: "finished",
+    State.PARTIAL: "finished",
+    State.DEAD: "finished",
+}
+"""Why no run starts in a state."""
+
+LEASE_EXPIRED = ErrorInfo(
+    "LeaseExpired",
+    "The worker's lease ended without a word: it was killed, frozen or cut off.",
+    verdict="infrastructure",
+)
+
+
+def milliseconds(seconds: float) -> int:
+    """The store's whole milliseconds."""
+    return int(seconds * 1000)
+
+
+def said(actor: str, reason: str, what: str = "") -> str:
+    """What was done, by whom and why, as the detail of an event."""
+    who = " by ".join(filter(None, (what, actor)))
+    return ": ".join(filter(None, (who, reason)))
+
+
+def stored(request: StopRequest) -> StopRequest:
+    """A request as it reads when it has been stored: cut to what is kept."""
+    return StopRequest.decode(request.encode()) or request
+
+
+class Record:
+    """The fields of a job with its history; ``at`` is always the time of the verb."""
+
+    def __init__(self, ids: Iterator[int], fence: int = 0) -> None:
+        self.fields: dict[str, str] = {"fence": str(fence)}
+        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.ticks: deque[Event] = deque(maxlen=TICKS_KEPT)
+        self._ids = ids
+
+    @property
+    def state(self) -> State:
+        """Where the job is."""
+        return State(self.fields["state"])
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another task goes on with its id."""
+        return self.state is State.SUCCEEDED and self.text("reason") == REPLACED
+
+    @property
+    def request(self) -> StopRequest | None:
+        """What its owner is asked for."""
+        return StopRequest.decode(self.fields.get("request"))
+
+    def text(self, name: str) -> str:
+        """A field, empty when it is absent."""
+        return self.fields.get(name, "")
+
+    def number(self, name: str) -> int:
+        """A field that counts, 0 when it is absent."""
+        return int(self.fields.get(name) or 0)
+
+    def write(self, at: int, **values: object) -> None:
+        """Set fields, and note that something was written."""
+        self.fields["updated_at"] = str(at)
+        self.fields.update({name: str(value) for name, value in values.items()})
+
+    def drop(self, *names: str) -> None:
+        """Remove fields."""
+        for name in names:
+            self.fields.pop(name, None)
+
+    def count(self, name: str) -> None:
+        """Add one to a field."""
+        self.fields[name] = str(self.number(name) + 1)
+
+    def job(self, *, message: bool = True) -> Job:
+        """The frozen record."""
+        job = Job.from_fields(self.fields)
+        return job if message else replace(job, message=None)
+
+    def released(self) -> Released:
+        """What it is after its owner was lost."""
+        return Released(self.text("id"), self.text("task"), self.state)
+
+    def due(self) -> Due:
+        """What is needed to publish its message."""
+        return Due(self.text("id"), self.text("message"), self.number("hints"))
+
+    def belongs_to(self, worker: str) -> bool:
+        """Whether its last run was of this worker, or of a part of it."""
+        owner = self.text("worker")
+        return owner == worker or owner.startswith(worker + "/")
+
+    def event(self, name: str, at: int, detail: str = "", progress: str = "") -> None:
+        """Add an entry to the history."""
+        self.events.append(self._entry(name, at, detail, progress))
+
+    def tick(self, at: int) -> None:
+        """Add an entry to the progress that watchers see."""
+        self.ticks.append(self._entry("progressed", at, "", self.text("progress")))
+
+    def _entry(self, name: str, at: int, detail: str, progress: str) -> Event:
+        return Event(
+            id=str(next(self._ids)),
+            name=name,
+            at=clock.from_milliseconds(at),
+            state=self.state,
+            detail=detail,
+            progress=Progress.decode(progress) if progress else None,
+        )
+
+    def news(self, seen: int) -> Sequence[Event]:
+        """Entries after the one with that id, of both kinds, oldest first."""
+        entries = [*self.events, *self.ticks]
+        news = [event for event in entries if int(event.id) > seen]
+        return sorted(news, key=lambda event: int(event.id))
+
+    def move(self, to: State, at: int) -> None:
+        """Enter a state; lease and due time belong to the one before."""
+        self.write(at, state=to, entered_at=at)
+        self.drop("lease_until", "due_at")
+
+    def enter(self, new: NewJob, token: str, hint: int, at: int) -> None:
+        """Become the record of a new job."""
+        delay = milliseconds(new.delay or 0)
+        self.move(State.SCHEDULED if delay > 0 else State.QUEUED, at)
+        self.write(
+            at,
+            id=new.id,
+            schema=SCHEMA,
+            enqueue_token=token,
+            owner=new.owner,
+            created_at=at,
+            due_at=at + (delay if delay > 0 else hint),
+        )
+        self.describe(new, at)
+        self.event(self.state.lower(), at)
+
+    def describe(self, new: NewJob, at: int) -> None:
+        """Write what is to be run, and where."""
+        self.write(
+            at,
+            task=new.task,
+            message=new.message,
+            queue=new.queue,
+            priority="" if new.priority is None else new.priority,
+            dead_letter_queue=new.dead_letter_queue,
+            stages=codec.dumps(list(new.stages)),
+            crash_limit=new.crash_limit,
+        )
+
+    def begin(self, token: str, worker: str, lease: int, at: int) -> None:
+        """Start a run under the next fence."""
+        self.move(State.RUNNING, at)
+        self.drop("request", "reason")
+        self.count("fence")
+        self.count("starts")
+        self.write(
+            at,
+            token=token,
+            worker=worker,
+            lease_until=at + lease,
+            position_at_begin=self.number("position"),
+            save_seq=0,
+            hints=0,
+        )
+        self.fields.setdefault("started_at", str(at))
+        self.event("started", at, worker)
+
+    def keep(self, snapshot: Snapshot, at: int) -> None:
+        """Write a snapshot; the position never goes back."""
+        self.write(
+            at,
+            position=max(self.number("position"), snapshot.position),
+            checkpoint=snapshot.checkpoint,
+            progress=snapshot.progress.encode(),
+        )
+
+    def blame(self, failure: Failure, at: int) -> None:
+        """Write an error, and count what it costs."""
+        if failure.attempt:
+            self.count("attempts")
+        if failure.rate_limited:
+            self.count("rate_limited")
+        self.write(at, budgets=failure.budgets, error=failure.error.encode())
+
+    def queue(self, at: int, due: int) -> None:
+        """Wait for a worker; the message is to be published when it is due."""
+        self.move(State.QUEUED, at)
+        self.write(at, due_at=due)
+
+    def finish(self, to: State, at: int, reason: str = "") -> None:
+        """End."""
+        self.move(to, at)
+        self.drop("request")
+        self.write(at, finished_at=at, reason=reason)
+
+    def expires_at(self, retention: float) -> int:
+        """When the record of an ended job goes."""
+        return self.number("finished_at") + milliseconds(retention)
+
+    def replay(self, mode: ReplayMode, detail: str, at: int) -> None:
+        """Take the ending back, with fresh budgets."""
+        self.drop("finished_at", "reason", "budgets")
+        if mode == "restart":
+            self.drop("checkpoint", "progress", "position")
+        self.count("replays")
+        self.write(at, attempts=0, rate_limited=0, crashes_without_progress=0)
+        self.queue(at, at)
+        self.event("replayed", at, detail)
+
+    def bury(self, at: int, reason: str) -> None:
+        """End as a dead letter."""
+        self.finish(State.DEAD, at, reason)
+        self.event("dead", at, reason, self.text("progress"))
+
+    def ask(self, request: StopRequest, at: int) -> None:
+        """Leave a request for the owner; the first stays, but cancel beats pause."""
+        asked = self.request
+        if asked is None or (asked.kind, request.kind) == ("pause", "cancel"):
+            self.write(at, request=request.encode())
+            detail = said(request.actor, request.reason, request.kind)
+            self.event("asked", at, detail)
+
+    def stop(self, request: StopRequest, at: int) -> State:
+        """Carry out what was asked."""
+        detail = said(request.actor, request.reason)
+        if request.kind == "cancel":
+            self.finish(State.CANCELLED, at, request.reason)
+            self.event("cancelled", at, detail, self.text("progress"))
+        else:
+            self.move(State.PAUSED, at)
+            self.drop("request")
+            self.write(at, reason=request.reason)
+            self.event("paused", at, detail)
+        return self.state
+
+    def stop_if_asked(self, at: int) -> bool:
+        """Carry out what was asked meanwhile; whether anything was."""
+        request = self.request
+        if request:
+            self.stop(request, at)
+        return bool(request)
+
+    def replace(self, new: NewJob, grace: int, at: int) -> None:
+        """Become another job under the same id, from its beginning."""
+        self.describe(new, at)
+        self.drop("checkpoint", "progress", "budgets", "error")
+        self.write(at, position=0, attempts=0, crashes_without_progress=0)
+        self.queue(at, at + grace)
+        self.event("replaced", at, new.task)
+        self.stop_if_asked(at)
+
+    def lose_owner(self, at: int, error: ErrorInfo) -> None:
+        """Be due again after a crash, or dead as poison; an older error stays."""
+        progressed = self.number("position") > self.number("position_at_begin")
+        if self.state is State.RUNNING and progressed:
+            self.write(at, crashes_without_progress=0)
+        else:
+            self.count("crashes_without_progress")
+        self.count("recoveries")
+        if not self.text("error"):
+            self.write(at, error=error.encode())
+        if self.number("crashes_without_progress") >= self.number("crash_limit"):
+            self.write(at, error=error.encode())
+            self.bury(at, "poison")
+        elif not self.stop_if_asked(at):
+            self.queue(at, at)
+            self.event("recovered", at)
+
+
+def page(
+    records: Iterable[Record],
+    wanted: Mapping[str, str | None],
+    order: str,
+    after: str | None,
+    limit: int,
+) -> Page[Job]:
+    """Those that match all that is wanted, the greatest ``order`` first."""
+    found = [
+        ((record.number(order), record.text("id")), record)
+        for record in records
+        if all(record.text(name) == value for name, value in wanted.items() if value)
+    ]
+    if after is not None:
+        last = _read_place(after)
+        found = [entry for entry in found if entry[0] < last]
+    found.sort(key=lambda entry: entry[0], reverse=True)
+    shown = found[:limit]
+    more = shown and len(found) > len(shown)
+    return Page(
+        tuple(record.job(message=False) for _, record in shown),
+        "{}:{}".format(*shown[-1][0]) if more else None,
+    )
+
+
+def _read_place(token: str) -> tuple[int, str]:
+    moment, _, job_id = token.partition(":")
+    if not (moment.isdecimal() and job_id):
+        raise StoreError(
+            f"{token!r} is no place in a list: pass the `next` of an earlier page.",
+        )
+    return int(moment), job_id

@@ -1,0 +1,63 @@
+"""Lists over several partitions: where each goes on, and how they merge."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from jobkit.errors import StoreError
+from jobkit.job import Job, Page
+from jobkit.states import State
+from jobkit.store import replies
+
+
+def index(
+    state: State | None, task: str | None, queue: str | None, owner: str | None
+) -> str:
+    """The index that a list walks: the narrowest of those that apply."""
+    if state:
+        return f"state:{state}"
+    for kind, name in (("owner", owner), ("task", task), ("queue", queue)):
+        if name:
+            return f"{kind}:{name}"
+    return "all"
+
+
+def places(after: str | None, partitions: int) -> dict[int, tuple[str, str]]:
+    """Where to go on in each partition that has more."""
+    if after is None:
+        return dict.fromkeys(range(partitions), ("", ""))
+    try:
+        saved = json.loads(base64.urlsafe_b64decode(after.encode()))
+        return {int(part): (place[0], place[1]) for part, place in saved.items()}
+    except (ValueError, TypeError, IndexError, AttributeError):
+        raise StoreError(
+            f"{after!r} is no place in a list: pass the `next` of an earlier page.",
+        ) from None
+
+
+def merged(
+    pages: dict[int, Any], begun: dict[int, tuple[str, str]], limit: int
+) -> Page[Job]:
+    """One page out of a part of each partition's list."""
+    rows = [
+        (int(float(score)), job_id, score, partition, record)
+        for partition, (found, _, _) in pages.items()
+        for job_id, score, record in found
+    ]
+    rows.sort(key=lambda row: (row[0], row[1]), reverse=True)
+    shown, rest = rows[:limit], rows[limit:]
+    left = {row[3] for row in rest}
+    following: dict[int, tuple[str, str]] = {}
+    for partition, (_, score, job_id) in pages.items():
+        if partition in left:
+            following[partition] = begun[partition]
+        elif job_id:
+            following[partition] = (score, job_id)
+    for _, job_id, score, partition, _ in shown:
+        if partition in left:
+            following[partition] = (score, job_id)
+    text = base64.urlsafe_b64encode(json.dumps(following).encode()).decode()
+    items = tuple(replies.job(row[4]) for row in shown)
+    return Page(items, text if following else None)

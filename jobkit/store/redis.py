@@ -1,0 +1,456 @@
+"""Jobs in Redis or Valkey: every verb is one Lua script on one partition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.cluster import RedisCluster
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from jobkit.codec import dumps
+from jobkit.errors import (
+    JobNotFound,
+    SchemaError,
+    SettingsError,
+    StoreError,
+    StoreUnavailable,
+)
+from jobkit.job import (
+    SCHEMA,
+    ErrorInfo,
+    Event,
+    Job,
+    NewJob,
+    Page,
+    ReplayMode,
+    RequestKind,
+    StopRequest,
+)
+from jobkit.states import State
+from jobkit.store import paging, replies, scripts
+from jobkit.store.base import (
+    Due,
+    Failure,
+    InterruptKind,
+    Kept,
+    Released,
+    Retention,
+    Snapshot,
+    Start,
+)
+from jobkit.store.keys import Keys
+from jobkit.store.scripts import Verb
+
+LIST_BUDGET = 2_000
+"""Index entries that one page may look at in each partition."""
+
+LEASE_EXPIRED = ErrorInfo(
+    "LeaseExpired",
+    "The worker's lease ended without a word: it was killed, frozen or cut off.",
+    verdict="infrastructure",
+)
+
+
+class RedisStore:
+    """A store in Redis, Valkey, a Sentinel group or a Cluster.
+
+    ``timeout`` (seconds) bounds each attempt to connect and to read a reply; a
+    command is sent at most twice.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "jobkit",
+        partitions: int = 1,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
+        timeout: float = 2.0,
+    ) -> None:
+        self.url = url
+        self.keys = Keys(prefix, partitions)
+        self._retention = retention
+        self._client = connect(url, timeout)
+        self._timeout = timeout
+        self._scripts: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def retention(self) -> Retention:
+        """How long finished records stay."""
+        return self._retention
+
+    def script_source(self, verb: Verb) -> str:
+        """The text of a verb's script."""
+        return scripts.source(verb, self._retention)
+
+    def ping(self) -> None:
+        """Ask the server for a sign of life."""
+        with self._errors():
+            self._client.ping()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    # -- entering -----------------------------------------------------------
+
+    def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
+        """Record a job; see ``Store.enqueue``."""
+        answer = self._run(
+            scripts.ENQUEUE,
+            self.keys.tag_of(job.id),
+            *(
+                job.id,
+                token,
+                job.task,
+                job.message,
+                job.queue,
+                replies.text(job.priority),
+            ),
+            *(job.dead_letter_queue, job.owner, dumps(list(job.stages))),
+            *(job.crash_limit, replies.ms(job.delay or 0), replies.ms(hint)),
+        )
+        return bool(answer == "ok")
+
+    def published(self, job_id: str, hint: float, *, ok: bool = True) -> None:
+        """Note what became of a message; see ``Store.published``."""
+        self._job(scripts.PUBLISHED, job_id, replies.ms(hint), int(ok))
+
+    # -- running ------------------------------------------------------------
+
+    def begin(self, job_id: str, token: str, worker: str, lease: float) -> Start:
+        """Start a run; see ``Store.begin``."""
+        answer = self._job(scripts.BEGIN, job_id, token, worker, replies.ms(lease))
+        self._check(job_id, answer)
+        if answer[0] == "run":
+            return Start("run", replies.job(answer[1]))
+        return Start(answer[0])
+
+    def renew(self, job_id: str, fence: int, lease: float) -> Kept:
+        """Keep the lease; see ``Store.renew``."""
+        return replies.kept(self._job(scripts.RENEW, job_id, fence, replies.ms(lease)))
+
+    def save(
+        self, job_id: str, fence: int, seq: int, snapshot: Snapshot, lease: float
+    ) -> Kept:
+        """Write checkpoint and progress; see ``Store.save``."""
+        answer = self._job(
+            scripts.SAVE,
+            job_id,
+            fence,
+            seq,
+            *replies.snapshot(snapshot),
+            replies.ms(lease),
+        )
+        return replies.kept(answer)
+
+    def succeed(
+        self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
+    ) -> bool:
+        """End as SUCCEEDED; see ``Store.succeed``."""
+        answer = self._job(
+            scripts.SUCCEED, job_id, fence, *replies.snapshot(snapshot), reason
+        )
+        return bool(answer == "ok")
+
+    def retry(
+        self,
+        job_id: str,
+        fence: int,
+        failure: Failure,
+        delay: float,
+        message: str | None = None,
+    ) -> State | None:
+        """Wait after an error; see ``Store.retry``."""
+        return replies.state(
+            self._job(
+                scripts.RETRY,
+                job_id,
+                fence,
+                *replies.failure(failure),
+                replies.ms(delay),
+                message or "",
+            ),
+        )
+
+    def bury(self, job_id: str, fence: int, failure: Failure, reason: str) -> bool:
+        """End as DEAD; see ``Store.bury``."""
+        answer = self._job(
+            scripts.BURY, job_id, fence, *replies.failure(failure), reason
+        )
+        return bool(answer == "ok")
+
+    def interrupt(
+        self, job_id: str, fence: int, kind: InterruptKind, reason: str = ""
+    ) -> State | None:
+        """Stop a run that did not fail; see ``Store.interrupt``."""
+        return replies.state(self._job(scripts.INTERRUPT, job_id, fence, kind, reason))
+
+    def replace(
+        self, job_id: str, fence: int, new: NewJob, grace: float
+    ) -> State | None:
+        """Make a run's job another task's; see ``Store.replace``."""
+        return replies.state(
+            self._job(
+                scripts.REPLACE,
+                job_id,
+                fence,
+                *(new.task, new.message, new.queue, replies.text(new.priority)),
+                *(new.dead_letter_queue, dumps(list(new.stages)), new.crash_limit),
+                replies.ms(grace),
+            ),
+        )
+
+    def crash(self, job_id: str, worker: str, error: ErrorInfo) -> Released | None:
+        """Tell that a worker died; see ``Store.crash``."""
+        answer = self._job(scripts.CRASH, job_id, worker, error.encode())
+        if answer[0] == "gone":
+            return None
+        return Released(job_id, answer[0], State(answer[1]))
+
+    # -- the workers' rounds --------------------------------------------------
+
+    def rescue(self, limit: int = 100) -> Sequence[Released]:
+        """Take jobs whose lease has ended; see ``Store.rescue``."""
+        error = LEASE_EXPIRED.encode()
+        return [
+            Released(job_id, task, State(state))
+            for answer in self._everywhere(scripts.RESCUE, limit, error)
+            for job_id, task, state in answer
+        ]
+
+    def claim_due(self, limit: int, grace: float) -> Sequence[Due]:
+        """Take jobs whose time has come; see ``Store.claim_due``."""
+        return [
+            Due(job_id, message, int(hints))
+            for answer in self._everywhere(scripts.CLAIM_DUE, limit, replies.ms(grace))
+            for job_id, message, hints in answer
+        ]
+
+    def next_due(self) -> float | None:
+        """Seconds until the next job is due; see ``Store.next_due``."""
+        spans = [int(span) for span in self._everywhere(scripts.NEXT_DUE) if span]
+        return min(spans) / 1000 if spans else None
+
+    def prune(self, limit: int = 1000) -> int:
+        """Remove records whose retention has passed; see ``Store.prune``."""
+        return sum(int(count) for count in self._everywhere(scripts.PRUNE, limit))
+
+    # -- from outside ---------------------------------------------------------
+
+    def ask(
+        self, job_id: str, kind: RequestKind, actor: str, reason: str
+    ) -> tuple[str, State]:
+        """Cancel or pause a job; see ``Store.ask``."""
+        request = StopRequest(kind, actor, reason).encode()
+        return self._act(scripts.ASK, job_id, request)
+
+    def resume(self, job_id: str, actor: str = "") -> tuple[str, State]:
+        """Let a paused job go on; see ``Store.resume``."""
+        return self._act(scripts.RESUME, job_id, actor)
+
+    def replay(
+        self, job_id: str, mode: ReplayMode, actor: str = "", reason: str = ""
+    ) -> tuple[str, State]:
+        """Run a dead job again; see ``Store.replay``."""
+        return self._act(scripts.REPLAY, job_id, mode, actor, reason)
+
+    def discard(
+        self, job_id: str, actor: str = "", reason: str = ""
+    ) -> tuple[str, State]:
+        """Give a dead job up; see ``Store.discard``."""
+        return self._act(scripts.DISCARD, job_id, actor, reason)
+
+    # -- reading ----------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job | None:
+        """The record, or None."""
+        with self._errors():
+            fields = cast("dict[str, str]", self._client.hgetall(self.keys.job(job_id)))
+        return Job.from_fields(fields) if fields else None
+
+    def list(
+        self,
+        *,
+        state: State | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        owner: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[Job]:
+        """Jobs that match, newest first; see ``Store.list``."""
+        index = paging.index(state, task, queue, owner)
+        wanted = (state or "", task or "", queue or "", owner or "")
+        places = paging.places(after, self.keys.partitions)
+        pages = {
+            partition: self._run(
+                scripts.LIST,
+                self.keys.tag(partition),
+                *(index, *wanted, *place, limit, LIST_BUDGET),
+            )
+            for partition, place in places.items()
+        }
+        return paging.merged(pages, places, limit)
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        totals = dict.fromkeys(State, 0)
+        for partition in range(self.keys.partitions):
+            with self._errors(), self._client.pipeline(transaction=False) as pipe:
+                for state in State:
+                    pipe.zcard(self.keys.state(partition, state))
+                for state, count in zip(State, pipe.execute(), strict=True):
+                    totals[state] += int(count)
+        return totals
+
+    def history(self, job_id: str, after: str = "") -> Sequence[Event]:
+        """The job's events after the one with that id, oldest first."""
+        start = f"({after}" if after else "-"
+        with self._errors():
+            entries: Any = self._client.xrange(self.keys.events(job_id), start)
+        return [replies.event(entry_id, fields) for entry_id, fields in entries]
+
+    def watch(self, job_id: str, timeout: float) -> Iterator[Event | None]:
+        """Events and progress from now on; see ``Store.watch``."""
+        places = {
+            key: self._last(key)
+            for key in (self.keys.events(job_id), self.keys.ticks(job_id))
+        }
+        return self._follow(places, timeout)
+
+    def _last(self, stream: str) -> str:
+        with self._errors():
+            newest: Any = self._client.xrevrange(stream, count=1)
+        return str(newest[0][0]) if newest else "0-0"
+
+    def _follow(self, places: dict[str, str], timeout: float) -> Iterator[Event | None]:
+        left = timeout
+        while True:
+            # A block must end before the reply's own time limit does.
+            block = min(left, self._timeout / 2)
+            with self._errors():
+                found: Any = self._client.xread(
+                    cast("dict[Any, Any]", places), block=max(1, replies.ms(block))
+                )
+            streams = found.items() if isinstance(found, dict) else found or ()
+            left = timeout if streams else left - block
+            for stream, entries in streams:
+                for entry_id, fields in replies.flat(entries):
+                    places[stream] = entry_id
+                    yield replies.event(entry_id, fields)
+            if left <= 0:
+                left = timeout
+                yield None
+
+    # -- plumbing -----------------------------------------------------------------
+
+    def _run(self, verb: Verb, tag: str, *arguments: str | int) -> Any:
+        script = self._scripts.get(verb.name)
+        if script is None:
+            script = self._client.register_script(self.script_source(verb))
+            self._scripts[verb.name] = script
+        with self._errors():
+            return script(keys=[tag], args=arguments)
+
+    def _job(self, verb: Verb, job_id: str, *arguments: str | int) -> Any:
+        return self._run(verb, self.keys.tag_of(job_id), job_id, *arguments)
+
+    def _everywhere(self, verb: Verb, *arguments: str | int) -> Sequence[Any]:
+        return [self._run(verb, tag, *arguments) for tag in self.keys.tags()]
+
+    def _act(self, verb: Verb, job_id: str, *arguments: str) -> tuple[str, State]:
+        answer = self._job(verb, job_id, *arguments)
+        if answer[0] == "unknown":
+            raise JobNotFound(job_id)
+        self._check(job_id, answer)
+        return answer[0], State(answer[1])
+
+    @staticmethod
+    def _check(job_id: str, answer: Sequence[str]) -> None:
+        if answer[0] == "newer_schema":
+            raise SchemaError(
+                f"Job {job_id!r} has schema {answer[1]}, this jobkit reads up to "
+                f"{SCHEMA}: upgrade celery-jobkit in this process.",
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise StoreUnavailable(
+                f"The job store at {safe_url(self.url)} cannot be reached: {error}. "
+                "Is the server up, and is jobkit_store_url right?",
+            ) from error
+        except redis.RedisError as error:
+            raise StoreError(
+                f"The job store at {safe_url(self.url)} refused a command: {error}",
+            ) from error
+
+
+def connect(url: str, timeout: float) -> Any:
+    """A client for any of the URLs that name a store.
+
+    ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``,
+    ``sentinel://host:port;host:port/db?master_name=...`` and
+    ``redis+cluster://host:port``.
+
+    Raises:
+        SettingsError: The URL is none of these.
+    """
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), 1),
+        "health_check_interval": 0,
+    }
+    scheme = urlsplit(url).scheme
+    if scheme == "sentinel":
+        return _sentinel(url, options)
+    if scheme in ("redis+cluster", "rediss+cluster"):
+        return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+    plain = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix"}
+    scheme = plain.get(scheme, scheme)
+    if scheme not in ("redis", "rediss", "unix"):
+        raise SettingsError(
+            f"{safe_url(url)!r} is no store: use redis://, rediss://, valkey://, "
+            "valkeys://, unix://, sentinel:// or redis+cluster://.",
+        )
+    return redis.Redis.from_url(f"{scheme}:{url.split(':', 1)[1]}", **options)
+
+
+def _sentinel(url: str, options: dict[str, Any]) -> Any:
+    # Celery writes a group as sentinel://a:1;sentinel://b:2, each with a path.
+    parts = [
+        urlsplit(part if "://" in part else f"sentinel://{part}")
+        for part in url.split(";")
+    ]
+    last = parts[-1]
+    query = dict(parse_qsl(last.query))
+    name = query.get("master_name")
+    if not name:
+        raise SettingsError(
+            f"{safe_url(url)!r} does not say which group it means: "
+            "add ?master_name=NAME.",
+        )
+    hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
+    quiet = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout")}
+    group: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs=quiet)
+    db = int(last.path.strip("/") or 0)
+    return group.master_for(name, db=db, password=last.password, **options)
+
+
+def safe_url(url: str) -> str:
+    """The URL without its password, for messages."""
+    head, at, tail = url.rpartition("@")
+    if not at:
+        return url
+    scheme, _, user = head.partition("://")
+    return f"{scheme}://{user.split(':')[0]}:***@{tail}"

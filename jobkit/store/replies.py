@@ -1,0 +1,71 @@
+"""Values on their way into the scripts, and answers on their way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jobkit import clock
+from jobkit.job import Event, Job, Progress, StopRequest
+from jobkit.states import State
+from jobkit.store import scripts
+from jobkit.store.base import Failure, Kept, Snapshot
+
+
+def ms(seconds: float) -> int:
+    """Whole milliseconds."""
+    return int(seconds * 1000)
+
+
+def text(number: int | None) -> str:
+    """A number, or nothing."""
+    return "" if number is None else str(number)
+
+
+def snapshot(taken: Snapshot) -> tuple[int, str, str]:
+    """A snapshot as a script takes it: position, checkpoint, progress."""
+    return taken.position, taken.checkpoint, taken.progress.encode()
+
+
+def failure(met: Failure) -> tuple[int, int, str, str]:
+    """A failure as a script takes it: attempt, rate_limited, budgets, error."""
+    return int(met.attempt), int(met.rate_limited), met.budgets, met.error.encode()
+
+
+def kept(answer: list[str]) -> Kept:
+    """The answer of renew and save."""
+    if answer[0] == "lost":
+        return Kept(owner=False)
+    return Kept(owner=True, request=StopRequest.decode(answer[1]))
+
+
+def state(answer: str) -> State | None:
+    """A state, or None for a stale owner."""
+    return None if answer == "lost" else State(answer)
+
+
+def job(values: list[str | None]) -> Job:
+    """A record as scripts return it."""
+    pairs = zip(scripts.FIELDS, values, strict=True)
+    return Job.from_fields({name: value for name, value in pairs if value is not None})
+
+
+def event(entry_id: str, fields: Mapping[str, str]) -> Event:
+    """An entry of a stream."""
+    progress = fields.get("progress")
+    return Event(
+        id=entry_id,
+        name=fields["name"],
+        at=clock.from_milliseconds(int(fields["at"])),
+        state=State(fields["state"]),
+        detail=fields.get("detail", ""),
+        progress=Progress.decode(progress) if progress else None,
+    )
+
+
+def flat(entries: Any) -> list[Any]:
+    """The entries of one stream in an answer to XREAD."""
+    # RESP3 wraps a stream's entries in one more list than RESP2 does.
+    if entries and isinstance(entries[0], list):
+        return [entry for part in entries for entry in part]
+    return list(entries)

@@ -1,0 +1,112 @@
+"""The Lua scripts: one verb a file, each with the contract of its header."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from jobkit.job import SCHEMA
+from jobkit.store.base import (
+    EVENTS_KEPT,
+    REPLACED,
+    TICKS_KEPT,
+    TICKS_LINGER,
+    Retention,
+)
+
+FIELDS = (
+    *("id", "schema", "task", "state", "reason", "queue", "priority"),
+    *("dead_letter_queue", "owner", "fence", "worker", "attempts", "starts"),
+    *("recoveries", "interruptions", "crashes_without_progress", "crash_limit"),
+    *("rate_limited", "budgets", "position", "stages", "checkpoint", "progress"),
+    *("error", "request", "replay_of", "replays", "created_at", "published_at"),
+    *("started_at", "updated_at", "finished_at", "due_at", "lease_until"),
+)
+"""What a script returns of a record: all of it but the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """The contract of a script: its name and its arguments in their order."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+def _verb(name: str, arguments: str = "") -> Verb:
+    return Verb(name, tuple(arguments.split()))
+
+
+ENQUEUE = _verb(
+    "enqueue",
+    "id token task message queue priority dead_letter_queue owner stages "
+    "crash_limit delay hint",
+)
+PUBLISHED = _verb("published", "id hint ok")
+BEGIN = _verb("begin", "id token worker lease")
+RENEW = _verb("renew", "id fence lease")
+SAVE = _verb("save", "id fence seq position checkpoint progress lease")
+SUCCEED = _verb("succeed", "id fence position checkpoint progress reason")
+RETRY = _verb("retry", "id fence attempt rate_limited budgets error delay message")
+BURY = _verb("bury", "id fence attempt rate_limited budgets error reason")
+INTERRUPT = _verb("interrupt", "id fence kind reason")
+REPLACE = _verb(
+    "replace",
+    "id fence task message queue priority dead_letter_queue stages crash_limit grace",
+)
+CRASH = _verb("crash", "id worker error")
+RESCUE = _verb("rescue", "limit error")
+CLAIM_DUE = _verb("claim_due", "limit grace")
+NEXT_DUE = _verb("next_due")
+PRUNE = _verb("prune", "limit")
+ASK = _verb("ask", "id request")
+RESUME = _verb("resume", "id actor")
+REPLAY = _verb("replay", "id mode actor reason")
+DISCARD = _verb("discard", "id actor reason")
+LIST = _verb("list", "index state task queue owner after_score after_id limit budget")
+
+VERBS = (
+    *(ENQUEUE, PUBLISHED, BEGIN, RENEW, SAVE, SUCCEED, RETRY, BURY, INTERRUPT),
+    *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
+    *(DISCARD, LIST),
+)
+
+
+@cache
+def read(name: str) -> str:
+    """The text of a script's file."""
+    return files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
+
+
+def header(source: str) -> tuple[str, ...]:
+    """The arguments that a script's header declares, in their order."""
+    declared = re.findall(r"^-- ARGV\[(\d+)\] (\w+)$", source, re.MULTILINE)
+    if [int(number) for number, _ in declared] != list(range(1, len(declared) + 1)):
+        raise ValueError(f"The header's arguments are not in order: {declared}")
+    return tuple(name for _, name in declared)
+
+
+def constants(retention: Retention) -> str:
+    """The Lua that stands before the prelude: what Python knows better."""
+    fields = ", ".join(f"'{name}'" for name in FIELDS)
+    kept = {
+        "SUCCEEDED": retention.succeeded,
+        "PARTIAL": retention.partial,
+        "CANCELLED": retention.cancelled,
+        "DEAD": retention.dead,
+    }
+    spans = ", ".join(f"{name} = {int(span * 1000)}" for name, span in kept.items())
+    return (
+        f"local FIELDS = {{ {fields} }}\n"
+        f"local RETENTION = {{ {spans} }}\n"
+        f"local REPLACED = '{REPLACED}'\n"
+        f"local SCHEMA, EVENTS_KEPT, TICKS_KEPT, TICKS_LINGER = "
+        f"{SCHEMA}, {EVENTS_KEPT}, {TICKS_KEPT}, {int(TICKS_LINGER * 1000)}\n"
+    )
+
+
+def source(verb: Verb, retention: Retention) -> str:
+    """A whole script, as the server gets it."""
+    return constants(retention) + read("prelude") + read(verb.name)

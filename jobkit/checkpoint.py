@@ -1,0 +1,126 @@
+"""What a run has done so far, in a form that another run can go on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobkit import codec
+from jobkit.errors import CodecError
+
+
+@dataclass(slots=True)
+class StageState:
+    """What is saved of one stage; ``cursor`` and ``value`` as encoded text."""
+
+    current: int = 0
+    total: int | None = None
+    failed: int = 0
+    skipped: int = 0
+    done: bool = False
+    cursor: str | None = None
+    value: str | None = None
+
+    @property
+    def ok(self) -> int:
+        """Items that were processed and neither failed nor skipped."""
+        return self.current - self.failed - self.skipped
+
+    def place(self, cursor: Any, stage: str) -> None:
+        """Move the cursor.
+
+        Raises:
+            CodecError: Its type is not kept, or it takes more than 4 KiB.
+        """
+        self.cursor = codec.dumps(
+            cursor, what=f"cursor of stage {stage!r}", limit=codec.CURSOR_LIMIT
+        )
+
+    def keep(self, value: Any, stage: str) -> None:
+        """Keep the value of a step.
+
+        Raises:
+            CodecError: Its type is not kept, or it takes more than 64 KiB.
+        """
+        self.value = codec.dumps(
+            value, what=f"value of step {stage!r}", limit=codec.STEP_VALUE_LIMIT
+        )
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """Every stage that was begun, in the order of the plan it was begun under.
+
+    ``floor`` is the highest percentage shown so far, ``rate`` the last pace.
+    """
+
+    plan: tuple[str, ...] = ()
+    stages: dict[str, StageState] = field(default_factory=dict)
+    floor: float = 0.0
+    rate: float | None = None
+
+    def stage(self, name: str) -> StageState:
+        """The state of a stage; a fresh one the first time."""
+        return self.stages.setdefault(name, StageState())
+
+    @property
+    def position(self) -> int:
+        """A number that grows with every item and every finished stage."""
+        return sum(state.current + state.done for state in self.stages.values())
+
+    def encode(self) -> str:
+        """The text that the store keeps; empty when nothing was begun."""
+        if not self.stages:
+            return ""
+        return codec.dumps(
+            {
+                "plan": list(self.plan),
+                "floor": self.floor,
+                "rate": self.rate,
+                "stages": {name: _pack(state) for name, state in self.stages.items()},
+            },
+        )
+
+    @classmethod
+    def decode(cls, text: str) -> Checkpoint:
+        """The reverse of ``encode``."""
+        if not text:
+            return cls()
+        saved = codec.loads(text)
+        try:
+            return cls(
+                plan=tuple(saved["plan"]),
+                stages={
+                    name: StageState(**state) for name, state in saved["stages"].items()
+                },
+                floor=saved["floor"],
+                rate=saved["rate"],
+            )
+        except (KeyError, TypeError) as error:
+            raise CodecError(f"The saved checkpoint cannot be read: {text}") from error
+
+    def misfit(self, plan: tuple[str, ...]) -> str | None:
+        """Why the saved stages do not fit the code's plan; None when they do.
+
+        All stages up to the last one begun must be the same, in the same order.
+        Later ones may have been added, removed or moved.
+        """
+        begun = [self.plan.index(name) for name in self.stages if name in self.plan]
+        last = max(begun, default=-1) + 1
+        if self.plan[:last] == plan[:last]:
+            return None
+        return (
+            f"incompatible: the saved stages {list(self.plan[:last])} are not how the "
+            f"task's stages {list(plan)} begin. Deploy code that fits and resume the "
+            "job, or cancel it and start it anew."
+        )
+
+
+def _pack(state: StageState) -> dict[str, Any]:
+    # Only what differs from a fresh stage: records stay small.
+    fresh = StageState()
+    return {
+        name: getattr(state, name)
+        for name in StageState.__slots__
+        if getattr(state, name) != getattr(fresh, name)
+    }

@@ -1,0 +1,62 @@
+"""Due jobs become messages: backoff, resume, replay and lost hints alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from jobkit.errors import CodecError
+from jobkit.job import Message
+from jobkit.store.base import Due, Store
+
+logger = logging.getLogger(__name__)
+
+BATCH = 100
+
+GRACE = 10.0
+"""Seconds after which a job that was claimed and not published is due again."""
+
+
+class Dispatcher:
+    """Publishes the kept messages of jobs whose time has come.
+
+    Any number may run at once: each job is claimed in the store by one.
+    ``publish`` raises ``unpublished`` errors when the broker cannot be reached.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        publish: Callable[[Message], None],
+        hint: float,
+        unpublished: tuple[type[BaseException], ...],
+    ) -> None:
+        self._store = store
+        self._publish = publish
+        self._hint = hint
+        self._unpublished = unpublished
+
+    def round(self) -> int:
+        """Publish all that is due; how many messages it were."""
+        count = 0
+        while due := self._store.claim_due(BATCH, GRACE):
+            for job in due:
+                count += self._dispatch(job)
+            if len(due) < BATCH:
+                break
+        return count
+
+    def _dispatch(self, due: Due) -> bool:
+        try:
+            message = Message.decode(due.message)
+        except (CodecError, ValueError, TypeError):
+            logger.exception("The kept message of job %s cannot be read", due.id)
+            return False
+        try:
+            self._publish(message)
+        except self._unpublished as error:
+            logger.warning("Job %s is due, but not published: %s", due.id, error)
+            return False
+        self._store.published(due.id, self._hint)
+        logger.info("Published job %s (%s)", due.id, message.task)
+        return True

@@ -1,0 +1,87 @@
+"""How a job enters: its message is caught, recorded, and published."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from celery.utils.time import maybe_make_aware
+
+from jobkit import clock, execution, signals
+from jobkit.errors import StoreUnavailable
+from jobkit.execution import Resend
+from jobkit.job import Message
+from jobkit.publishing import Publish, broker_errors
+
+if TYPE_CHECKING:
+    from jobkit.task import JobTask
+
+logger = logging.getLogger(__name__)
+
+KEYS = uuid.UUID("6f0b4a1e-4f0c-5a63-9d3e-3d5b4a6c1c57")
+"""The namespace in which an idempotency key becomes a job's id (UUID version 5)."""
+
+
+ENTERING: ContextVar[str] = ContextVar("jobkit_entering", default="")
+"""The id of the job whose message this context is about to publish."""
+
+
+class Entry:
+    """What becomes of the message of one ``apply_async``."""
+
+    def __init__(
+        self, task: JobTask, job_id: str, owner: str, delay: float | None, producer: Any
+    ) -> None:
+        self.existing = False
+        self._task = task
+        self._id = job_id
+        self._owner = owner
+        self._delay = delay
+        self._producer = producer
+
+    def decide(self, message: Message, publish: Publish) -> None:
+        """Record and publish; or hand it to the run that it comes from."""
+        current = execution.current()
+        if current is None or current.id != self._id or current.run.ended:
+            self._enqueue(message, publish)
+        elif current.retrying:
+            current.resend = Resend(message, self._delay or 0.0)
+        elif current.replaced_by(self._task.new_job(self._id, message)):
+            self._publish(publish)
+
+    def _enqueue(self, message: Message, publish: Publish) -> None:
+        kit = self._task.kit
+        job = self._task.new_job(self._id, message, self._owner, self._delay)
+        if not kit.store.enqueue(job, uuid.uuid4().hex, kit.settings.hint_seconds):
+            self.existing = True
+            return
+        signals.job_queued.send(sender=job.task, job_id=job.id, delay=self._delay)
+        if not self._delay:
+            self._publish(publish)
+
+    def _publish(self, publish: Publish) -> None:
+        kit = self._task.kit
+        try:
+            publish()
+        except broker_errors(self._producer.connection) as error:
+            logger.warning(
+                "Job %s is recorded, but not published yet: %s", self._id, error
+            )
+            try:
+                kit.store.published(self._id, kit.settings.hint_seconds, ok=False)
+            except StoreUnavailable:
+                logger.warning("Job %s is published when its hint is due", self._id)
+
+
+def delay_of(app: Celery, countdown: float | None, eta: Any) -> float | None:
+    """Seconds to wait, or None."""
+    if countdown:
+        return max(0.0, float(countdown)) or None
+    if not eta:
+        return None
+    if isinstance(eta, str):
+        eta = clock.parse(eta)
+    return max(0.0, clock.seconds_until(maybe_make_aware(eta, app.timezone))) or None

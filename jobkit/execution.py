@@ -1,0 +1,353 @@
+"""One execution of a task by Celery, and how its run ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery import current_task, states
+from celery.exceptions import Ignore, Reject, Retry
+
+from jobkit import clock, signals
+from jobkit.errors import Cancelled, Interrupted, LeaseLost, Paused
+from jobkit.job import ErrorInfo, Message, NewJob, Progress
+from jobkit.results import forget_progress, meta, mirror
+from jobkit.retry import Budgets, Decision, RetryPolicy, decide
+from jobkit.run import Run
+from jobkit.states import State
+from jobkit.store.base import REPLACED, Failure, InterruptKind, Store
+
+if TYPE_CHECKING:
+    from jobkit.kit import JobKit
+
+logger = logging.getLogger(__name__)
+
+REPLACE_GRACE = 10.0
+"""Seconds within which a replacement is published before it is taken for lost."""
+
+DRAIN_NOTICE = 0.5
+"""Seconds by which the news of a shutdown may come after its signal."""
+
+
+@dataclass(slots=True)
+class Resend:
+    """What ``self.retry`` asked for: the next message and how long to wait."""
+
+    message: Message
+    delay: float
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """A run, with what Celery and the task's policy have to say about its end."""
+
+    kit: JobKit
+    task: Any
+    request: Any
+    run: Run
+    store: Store
+    policy: RetryPolicy
+    local: bool
+    entered: bool = False
+    retrying: bool = False
+    replacing: bool = False
+    resend: Resend | None = None
+    given_up: BaseException | None = None
+    failure: Failure | None = None
+    reason: str = ""
+    mirrored: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.run.job.id
+
+    # -- while it runs --------------------------------------------------------
+
+    def progressed(self, progress: Progress) -> None:
+        """Pass progress on: to receivers, and now and then to the backend."""
+        signals.job_progressed.send(
+            sender=self.task.name, job_id=self.id, progress=progress
+        )
+        every = self.kit.settings.mirror_interval
+        now = clock.monotonic()
+        if every and now - self.mirrored >= every:
+            self.mirrored = now
+            mirror(self.task, self.request, "PROGRESS", meta(progress))
+
+    def replaced_by(self, new: NewJob) -> bool:
+        """Hand the job's id over to another task; False if it is not ours."""
+        run = self.run
+        state = run.insist(
+            lambda: self.store.replace(self.id, run.lease.fence, new, REPLACE_GRACE)
+        )
+        self._end()
+        return state is State.QUEUED
+
+    # -- how the body ended -----------------------------------------------------
+
+    def ended_by(self, error: BaseException) -> None:
+        """Do what an exception from the body calls for.
+
+        Raises what Celery has to see instead of it, if anything.
+        """
+        match error:
+            case Interrupted():
+                self.interrupted(error)
+            case Ignore():
+                self.ignored()
+            case Reject():
+                self.rejected(error)
+            case Retry():
+                self.retried(error)
+            case MemoryError():
+                self.out_of_memory(error)
+            case Exception():
+                self.failed(error)
+            case _:
+                self.exiting()
+
+    def interrupted(self, stop: Interrupted) -> NoReturn:
+        """The run stopped at an item boundary."""
+        if isinstance(stop, LeaseLost):
+            self._lost()
+        kind: InterruptKind = "drain"
+        if isinstance(stop, Cancelled):
+            kind = "cancel"
+        elif isinstance(stop, Paused):
+            kind = "pause"
+        self.interrupt(kind)
+        raise Ignore(f"{type(stop).__name__}: {stop}")
+
+    def interrupt(self, kind: InterruptKind, reason: str = "") -> None:
+        """Give the job back without an error; Celery has to be told by the caller."""
+        run = self.run
+        state = run.insist(
+            lambda: self.store.interrupt(self.id, run.lease.fence, kind, reason)
+        )
+        self._end()
+        if state is None:
+            self._lost()
+        self._stopped(state)
+
+    def exiting(self) -> None:
+        """The process is being ended: hand the job over if its worker shuts down."""
+        deadline = clock.monotonic() + DRAIN_NOTICE
+        while not self.kit.drain.is_set() and clock.monotonic() < deadline:
+            time.sleep(DRAIN_NOTICE / 10)
+        if self.kit.drain.is_set() and not self.run.ended:
+            self.run.save()
+            self.interrupt("drain")
+
+    def failed(self, error: Exception) -> None:
+        """An error: wait and try again (raises Retry), or let it stand."""
+        decision = self._decide(error)
+        failure = _failure(error, decision)
+        if not decision.retry:
+            self.failure, self.reason = failure, decision.reason
+            return
+        self._retry(failure, decision.delay, None)
+        signals.job_retrying.send(
+            sender=self.task.name, job_id=self.id, error=error, delay=decision.delay
+        )
+        when: Any = decision.delay
+        raise Retry(exc=error, when=when, sig=self._eager_again())
+
+    def retried(self, retry: Any) -> None:
+        """The task asked for a retry itself, by ``self.retry`` or by raising Retry."""
+        self.resent(retry.exc or retry)
+        if self.local and retry.sig is None:
+            retry.sig = self._eager_again()
+
+    def resent(self, error: Any) -> None:
+        """Let the job wait for the retry that ``self.retry`` asked for."""
+        budgets = Budgets.decode(self.run.job.budgets).encode()
+        info = _info(error, "retry") if isinstance(error, BaseException) else None
+        failure = Failure(
+            info or ErrorInfo("Retry", str(error), verdict="retry"), budgets
+        )
+        resend = self.resend
+        delay = resend.delay if resend else float(self.task.default_retry_delay)
+        message = resend.message.encode() if resend else None
+        self._retry(failure, delay, message)
+        signals.job_retrying.send(
+            sender=self.task.name, job_id=self.id, error=error, delay=delay
+        )
+
+    def ignored(self) -> None:
+        """The task raised Ignore: it is done, or another one goes on with its id."""
+        if not self.run.ended:
+            self.succeed(REPLACED if self.replacing else "ignored")
+
+    def rejected(self, reject: Any) -> None:
+        """The task raised Reject: the broker has the message, or it is dead."""
+        if self.run.ended:
+            return
+        if reject.requeue:
+            self.interrupt("requeue", "rejected")
+            self.store.published(self.id, self.kit.settings.hint_seconds)
+        else:
+            self.failure = Failure(_info(reject, "permanent"), self.run.job.budgets)
+            self.reason = "rejected"
+            self.bury()
+
+    def out_of_memory(self, error: MemoryError) -> None:
+        """The task ran out of memory: a crash that the process survived."""
+        info = _info(error, "infrastructure")
+        run = self.run
+        released = run.insist(lambda: self.store.crash(self.id, run.job.worker, info))
+        self._end()
+        if released is None:
+            self._lost()
+        if released.state is State.DEAD:
+            signals.job_dead.send(
+                sender=self.task.name, job_id=self.id, reason="poison", error=info
+            )
+            raise RuntimeError(f"poison: out of memory ({error})") from error
+        self._stopped(released.state)
+        raise Ignore("out of memory") from error
+
+    # -- how Celery's part ended ------------------------------------------------
+
+    def settle(self, state: str | None, retval: Any) -> None:
+        """End the job after Celery has sent callbacks and stored the result."""
+        try:
+            if self.run.ended:
+                return
+            if state == states.SUCCESS and self.resend is not None:
+                self.resent(Retry("retry without throw"))
+            elif state == states.SUCCESS:
+                self.succeed()
+            elif state == states.FAILURE:
+                self.bury(retval)
+        except (LeaseLost, Ignore) as stop:
+            logger.warning("Job %s could not be ended here: %s", self.id, stop)
+        finally:
+            self.release()
+
+    def succeed(self, reason: str = "") -> None:
+        """SUCCEEDED, or what the store says."""
+        run = self.run
+        snapshot = run.final()
+        done = run.insist(
+            lambda: self.store.succeed(self.id, run.lease.fence, snapshot, reason)
+        )
+        self._end()
+        if not done:
+            self._lost()
+        signals.job_succeeded.send(
+            sender=self.task.name, job_id=self.id, progress=run.progress
+        )
+
+    def bury(self, error: Any = None) -> None:
+        """DEAD, with the error that the body ended with, or that came after it."""
+        run = self.run
+        failure = self.failure or Failure(
+            _info(error, "permanent")
+            if isinstance(error, BaseException)
+            else ErrorInfo("Error", str(error), verdict="permanent"),
+            run.job.budgets,
+        )
+        reason = self.reason or "failed_after_body"
+        done = run.insist(
+            lambda: self.store.bury(self.id, run.lease.fence, failure, reason)
+        )
+        self._end()
+        if not done:
+            self._lost()
+        signals.job_dead.send(
+            sender=self.task.name, job_id=self.id, reason=reason, error=failure.error
+        )
+
+    def release(self) -> None:
+        """Let the keeper forget the lease."""
+        if not self.local:
+            self.kit.keeper.release(self.run.lease)
+
+    # -- inside -----------------------------------------------------------------
+
+    def _decide(self, error: Exception) -> Decision:
+        budgets = Budgets.decode(self.run.job.budgets)
+        policy = RetryPolicy.of("never") if self._final(error) else self.policy
+        return decide(error, policy, budgets, self.run.saved.position)
+
+    def _final(self, error: Exception) -> bool:
+        # A direct call has nobody who would try again; and what self.retry
+        # raises when its own retries are used up is final, whatever it is.
+        return self.request.called_directly or error is self.given_up
+
+    def _retry(self, failure: Failure, delay: float, message: str | None) -> None:
+        run = self.run
+        wait = 0.0 if self.local else delay
+        state = run.insist(
+            lambda: self.store.retry(self.id, run.lease.fence, failure, wait, message)
+        )
+        self._end()
+        if state is None:
+            self._lost()
+        if state is not State.RETRYING:
+            self._stopped(state)
+            raise Ignore(f"{state} instead of a retry")
+
+    def _eager_again(self) -> Any:
+        # Celery's eager mode calls the signature in a retry at once.
+        if not self.request.is_eager:
+            return None
+        return self.task.signature_from_request(self.request)
+
+    def _stopped(self, state: State) -> None:
+        if state is State.CANCELLED:
+            asked = self.run.lease.request
+            reason = asked.reason if asked else ""
+            self.task.backend.mark_as_revoked(
+                self.id, reason or "cancelled", request=self.request
+            )
+            signals.job_cancelled.send(
+                sender=self.task.name, job_id=self.id, reason=reason
+            )
+        else:
+            forget_progress(self.task, self.request)
+
+    def _end(self) -> None:
+        self.run.ended = True
+
+    def _lost(self) -> NoReturn:
+        self._end()
+        logger.warning(
+            "Job %s: the lease of fence %s is lost, another run owns the job",
+            *(self.id, self.run.lease.fence),
+        )
+        raise Ignore("the lease is lost")
+
+
+def current() -> Execution | None:
+    """The execution that this thread is in, of whichever task."""
+    task: Any = current_task
+    return of(task.request) if task else None
+
+
+def of(request: Any) -> Execution | None:
+    """The execution that belongs to a request."""
+    execution: Execution | None = request.__dict__.get("jobkit_execution")
+    return execution
+
+
+def _failure(error: Exception, decision: Decision) -> Failure:
+    return Failure(
+        error=_info(error, decision.verdict),
+        budgets=decision.budgets.encode(),
+        attempt=decision.attempt,
+        rate_limited=decision.rate_limited,
+    )
+
+
+def _info(error: BaseException, verdict: str) -> ErrorInfo:
+    return ErrorInfo(
+        type=type(error).__qualname__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        verdict=verdict,
+    )

@@ -1,0 +1,134 @@
+"""The gate before the user's code: a run begins, or the message is left alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery.exceptions import Ignore, Reject
+
+from jobkit import clock, signals
+from jobkit.errors import StoreUnavailable
+from jobkit.execution import Execution
+from jobkit.job import Job, Message
+from jobkit.lease import Lease
+from jobkit.publishing import from_request
+from jobkit.run import Run
+from jobkit.store.base import Start, Store
+from jobkit.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from jobkit.task import JobTask
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 0.5
+"""Seconds between two tries to reach the store."""
+
+
+class Gate:
+    """The way of one request into the user's code.
+
+    Eager and direct calls pass it too, with a store in this process.
+    """
+
+    def __init__(self, task: JobTask) -> None:
+        self._task = task
+        self._kit = task.kit
+        self._request: Any = task.request
+        self._request.id = self._request.id or str(uuid.uuid4())
+        self._id: str = self._request.id
+        self._local = bool(self._request.is_eager or self._request.called_directly)
+        self._store: Store = self._choose_store()
+        self._lease = task.lease_seconds or self._kit.settings.lease_seconds
+
+    def enter(self) -> Execution:
+        """Begin the run.
+
+        Raises:
+            Ignore: The record says that there is nothing to run now.
+            Reject: The store stays out of reach; the broker keeps the message.
+        """
+        if not self._local and self._kit.drain.is_set():
+            self._store.published(self._id, 0, ok=False)
+            raise Ignore("the worker is shutting down")
+        start = self._begin()
+        if start.job is None:
+            self._refuse(start)
+        current = self._execute(start.job)
+        self._request.jobkit_execution = current
+        misfit = current.run.misfit
+        if misfit:
+            current.interrupt("pause", misfit)
+            current.release()
+            raise Ignore(misfit)
+        signals.job_started.send(sender=self._task.name, job_id=self._id, job=start.job)
+        return current
+
+    def _choose_store(self) -> Store:
+        if self._request.called_directly:
+            return MemoryStore()  # nobody asks for it again
+        return self._kit.local if self._local else self._kit.store
+
+    def _begin(self) -> Start:
+        token = uuid.uuid4().hex
+        worker = f"{self._request.hostname or socket.gethostname()}/{os.getpid()}"
+        deadline = clock.monotonic() + self._lease / 3
+        while True:
+            try:
+                return self._try_to_begin(token, worker)
+            except StoreUnavailable as error:
+                if clock.monotonic() > deadline:
+                    # Back to the broker: nobody else may know of this message.
+                    raise Reject(error, requeue=True) from error
+                logger.warning("Job %s cannot begin yet: %s", self._id, error)
+                time.sleep(PATIENCE)
+
+    def _try_to_begin(self, token: str, worker: str) -> Start:
+        start = self._store.begin(self._id, token, worker, self._lease)
+        if start.outcome == "unknown":
+            self._adopt()
+        elif start.outcome == "not_due" and self._local:
+            self._store.claim_due(sys.maxsize, self._lease)
+        else:
+            return start
+        return self._store.begin(self._id, token, worker, self._lease)
+
+    def _adopt(self) -> None:
+        """Record a job whose message was published without jobkit's knowing."""
+        task = self._task
+        if self._local:
+            message = Message(task.name, b"", "application/json", "utf-8")
+        else:
+            message = from_request(task.app, task, self._request)
+        job = task.new_job(self._id, message)
+        hint = self._kit.settings.hint_seconds
+        self._store.enqueue(job, uuid.uuid4().hex, hint)
+
+    def _refuse(self, start: Start) -> NoReturn:
+        if start.outcome == "cancelled":
+            self._task.backend.mark_as_revoked(
+                self._id, "cancelled", request=self._request
+            )
+        logger.info("Job %s is not started: %s", self._id, start.outcome)
+        raise Ignore(f"not started: {start.outcome}")
+
+    def _execute(self, job: Job) -> Execution:
+        task, settings = self._task, self._kit.settings
+        interval = task.checkpoint_interval or settings.checkpoint_interval
+        lease = Lease(self._store, job.id, job.fence, self._lease, interval)
+        every = task.checkpoint_every or settings.checkpoint_every
+        run = Run(job, lease, task.plan, checkpoint_every=every)
+        current = Execution(
+            *(self._kit, task, self._request, run),
+            *(self._store, task.policy, self._local),
+        )
+        run.listener = current.progressed
+        if not self._local:
+            self._kit.keeper.keep(lease)
+        return current

@@ -1,0 +1,174 @@
+"""JobKit: everything of jobkit that belongs to one Celery app."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from functools import cached_property
+from typing import Any, cast
+
+from celery import Celery
+from celery.signals import before_task_publish
+
+from jobkit import results, routing
+from jobkit.client import Client
+from jobkit.drain import DrainFlag
+from jobkit.entry import ENTERING
+from jobkit.errors import CodecError, StoreUnavailable
+from jobkit.lease import Keeper
+from jobkit.publishing import catch
+from jobkit.queues import RoutingMap
+from jobkit.retry import RetryPolicy
+from jobkit.settings import Settings, store_url
+from jobkit.store.base import Retention, Store
+from jobkit.store.memory import MemoryStore
+from jobkit.store.redis import RedisStore
+from jobkit.task import JobTask
+from jobkit.worker import JobStep
+
+logger = logging.getLogger(__name__)
+
+
+class JobKit:
+    """Settings, store and client of one app; ``app.jobkit`` afterwards.
+
+    ``base=ProgressTask`` alone makes one. Made by hand, it may be given a
+    ``store`` of one's own. Nothing is read and nobody is called until it is
+    needed, so it may be made before the app is configured.
+    """
+
+    def __init__(self, app: Celery, store: Store | None = None) -> None:
+        self.app = app
+        self.drain = DrainFlag()
+        self.keeper = Keeper(self.drain.is_set)
+        self._given = store
+        cast("Any", app).jobkit = self
+        app.steps["worker"].add(JobStep)
+        before_task_publish.connect(self._sent_by_name, weak=False)
+        if cast("Any", app).finalized:
+            self._install_routes()
+        else:
+            app.on_after_finalize.connect(self._install_routes, weak=False)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The ``jobkit_*`` settings, read once.
+
+        Raises:
+            SettingsError: One is unknown or ill-typed.
+        """
+        return Settings.read(self.app.conf)
+
+    @cached_property
+    def retry_policy(self) -> RetryPolicy:
+        """The policy of tasks that do not name their own."""
+        return RetryPolicy.of(self.settings.retry_policy)
+
+    @cached_property
+    def routing_map(self) -> RoutingMap | None:
+        """The map of queues and routes; None when the project has none."""
+        return RoutingMap.read(self.settings.queues, self.settings.routes)
+
+    @cached_property
+    def store(self) -> Store:
+        """Where the jobs are.
+
+        Raises:
+            SettingsError: No URL is set, and none can be derived.
+        """
+        return self.open_store()
+
+    @cached_property
+    def local(self) -> MemoryStore:
+        """Where the jobs of eager mode and of direct calls are: in this process."""
+        return MemoryStore(self.retention)
+
+    @cached_property
+    def jobs(self) -> Client:
+        """The client of the app's jobs."""
+        return Client(self.store, self._cancelled)
+
+    @property
+    def retention(self) -> Retention:
+        """How long finished records stay."""
+        settings = self.settings
+        return Retention(
+            succeeded=settings.keep_succeeded,
+            partial=settings.keep_partial,
+            cancelled=settings.keep_cancelled,
+            dead=settings.keep_dead,
+        )
+
+    def open_store(self) -> Store:
+        """A store with connections of its own, for a thread beside the others."""
+        if self._given is not None:
+            return self._given
+        settings = self.settings
+        return RedisStore(
+            store_url(settings, self.app.conf),
+            prefix=settings.prefix,
+            partitions=settings.partitions,
+            retention=self.retention,
+            timeout=settings.store_timeout,
+        )
+
+    def check(self) -> None:
+        """Read all settings, and look whether the store is there.
+
+        An unreachable store is logged only: it may come later.
+
+        Raises:
+            SettingsError: A setting is wrong.
+        """
+        _ = self.settings, self.retry_policy, self.routing_map
+        try:
+            self.store.ping()
+        except StoreUnavailable as error:
+            logger.error("%s Jobs wait until it can be reached.", error)  # noqa: TRY400
+
+    def dead_letter_queue(self, task: str, queue: str) -> str:
+        """The name under which a dead job of this task and queue is kept."""
+        if self.routing_map is None:
+            return f"{queue}.dead"
+        return self.routing_map.dead_letter_queue(task, queue)
+
+    def _install_routes(self, **_: Any) -> None:
+        if self.routing_map is not None:
+            routing.install(self.app, self.routing_map)
+
+    def _cancelled(self, job_id: str, reason: str) -> None:
+        job = self.store.get(job_id)
+        if job is not None:
+            results.announce_cancelled(self.app, job, reason)
+
+    def _sent_by_name(
+        self,
+        sender: str = "",
+        body: Any = None,
+        headers: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Record a job of ours that ``send_task`` publishes, before it is gone."""
+        task = self.app.tasks.get(sender)
+        job_id = (headers or {}).get("id", "")
+        if not isinstance(task, JobTask) or ENTERING.get() == job_id:
+            return
+        message = catch(
+            sender,
+            body,
+            {
+                "headers": headers,
+                "serializer": self.app.conf.task_serializer,
+                "exchange": options.get("exchange"),
+                "routing_key": options.get("routing_key"),
+                **(options.get("properties") or {}),
+            },
+        )
+        try:
+            job = task.new_job(job_id, message)
+            self.store.enqueue(job, uuid.uuid4().hex, self.settings.hint_seconds)
+        except (CodecError, StoreUnavailable) as error:
+            logger.warning("Job %s is recorded when it begins: %s", job_id, error)
+
+
+JobTask.make_kit = JobKit

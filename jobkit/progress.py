@@ -1,0 +1,195 @@
+"""How far a job is: stages with weights, one percentage, rate and time left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jobkit.errors import SettingsError, StageError
+from jobkit.job import Progress
+
+SMOOTHING = 10.0
+"""Seconds after which an old rate has lost two thirds of its say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A named part of a job.
+
+    ``weight`` is its share of the whole job's time against the other stages'
+    (default 1); ``title`` is what people read (default: the name).
+    """
+
+    name: str
+    weight: float = 1.0
+    title: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise SettingsError(f"A stage needs a name that is a text: {self.name!r}.")
+        if not (self.weight > 0 and math.isfinite(self.weight)):
+            raise SettingsError(
+                f"Stage {self.name!r} has weight {self.weight!r}; it must be above 0.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The stages of a task in their order."""
+
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def of(cls, declared: Iterable[str | Stage] | None) -> Plan:
+        """Read a task's ``stages``.
+
+        Raises:
+            SettingsError: A name comes twice, or an entry is no stage.
+        """
+        stages = tuple(_stage(entry) for entry in declared or ())
+        names = [stage.name for stage in stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise SettingsError(f"Stage {name!r} is declared twice in {names}.")
+        return cls(stages)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in order."""
+        return tuple(stage.name for stage in self.stages)
+
+    def index(self, name: str) -> int:
+        """The place of a stage, from 0.
+
+        Raises:
+            StageError: It is not declared.
+        """
+        if name not in self.names:
+            raise StageError(
+                f"Stage {name!r} is not declared: the task's stages are "
+                f"{list(self.names)}. Add it to stages=[...].",
+            )
+        return self.names.index(name)
+
+
+def _stage(entry: str | Stage) -> Stage:
+    if isinstance(entry, Stage):
+        return entry
+    if isinstance(entry, str):
+        return Stage(entry)
+    raise SettingsError(f"A stage is a name or a Stage, not {entry!r}.")
+
+
+def total_of(value: object, stage: str) -> int | None:
+    """A total as given by user code: a whole number from 0 on, or None.
+
+    Raises:
+        StageError: It is anything else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise StageError(
+            f"The total of stage {stage!r} must be a whole number from 0 on, or None "
+            f"when it is not known; it is {value!r}.",
+        )
+    return value
+
+
+@dataclass(slots=True)
+class Pace:
+    """Items a second of running time, smoothed.
+
+    An exponential moving average whose weight follows the time between two
+    measurements: ``1 - exp(-dt / SMOOTHING)``. The first measurement counts
+    whole. It only ever sees running time, so pauses do not slow it.
+    """
+
+    rate: float | None = None
+    _items: int = 0
+    _at: float | None = None
+
+    def measure(self, items: int, now: float) -> None:
+        """Take in that ``items`` are done at ``now`` (monotonic seconds)."""
+        if self._at is None:
+            self._items, self._at = items, now
+            return
+        span = now - self._at
+        if span < 0.05:  # noqa: PLR2004 - too short to say anything
+            return
+        current = max(0.0, (items - self._items) / span)
+        say = 1 - math.exp(-span / SMOOTHING)
+        self.rate = (
+            current if self.rate is None else self.rate + say * (current - self.rate)
+        )
+        self._items, self._at = items, now
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The counts of the current stage."""
+
+    index: int
+    current: int
+    total: int | None
+    ok: int
+    failed: int
+    skipped: int
+    done: bool
+    message: str | None
+
+
+def percent(stages: Sequence[Stage], now: Measured, floor: float) -> float | None:
+    """The whole job's percentage, 0 to 100; never less than ``floor``.
+
+    The weights of the stages before, and of the current one its share. None
+    while the current stage's total is not known. A total that turns out too
+    small counts as reached.
+    """
+    if now.done:
+        share = 1.0
+    elif now.total is None:
+        return None
+    else:
+        share = min(1.0, now.current / now.total) if now.total else 1.0
+    whole = sum(stage.weight for stage in stages)
+    before = sum(stage.weight for stage in stages[: now.index])
+    reached = 100 * (before + share * stages[now.index].weight) / whole
+    return max(floor, min(100.0, reached))
+
+
+def eta(stages: Sequence[Stage], now: Measured, rate: float | None) -> float | None:
+    """Seconds of running time left, or None without a total or a rate.
+
+    The rest of the current stage at its rate; later stages take as long as
+    their weight says, measured by the current one.
+    """
+    if not rate or not now.total or now.done:
+        return None
+    left = max(0, now.total - now.current) / rate
+    by_weight = now.total / rate / stages[now.index].weight
+    return left + by_weight * sum(stage.weight for stage in stages[now.index + 1 :])
+
+
+def progress(plan: Plan, now: Measured, rate: float | None, floor: float) -> Progress:
+    """What people see of a run at this moment."""
+    stages = plan.stages
+    return Progress(
+        current=now.current,
+        total=now.total,
+        percent=_rounded(percent(stages, now, floor)),
+        rate=_rounded(rate),
+        eta_seconds=_rounded(eta(stages, now, rate)),
+        message=now.message,
+        stage=stages[now.index].name,
+        stage_index=now.index,
+        stage_count=len(stages),
+        ok=now.ok,
+        failed=now.failed,
+        skipped=now.skipped,
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

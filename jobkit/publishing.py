@@ -1,0 +1,238 @@
+"""Messages: caught on their way to the broker, kept whole, published again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery import Celery
+from celery.app.task import Context
+from kombu import Connection, serialization
+from kombu.compression import compress, decompress
+from kombu.exceptions import OperationalError
+from kombu.utils import json as kombu_json
+from kombu.utils.encoding import str_to_bytes
+
+from jobkit import codec
+from jobkit.errors import CodecError
+from jobkit.job import Message
+
+logger = logging.getLogger(__name__)
+
+_NOT_PROPERTIES = frozenset(
+    {
+        *("exchange", "routing_key", "serializer", "compression", "retry"),
+        *("retry_policy", "declare", "headers", "timeout", "confirm_timeout"),
+        *("content_type", "content_encoding", "mandatory", "immediate"),
+    },
+)
+
+Publish = Callable[[], None]
+Decide = Callable[[Message, Publish], None]
+
+
+class MessageCatcher:
+    """Stands in for a kombu producer and catches one task's message.
+
+    ``decide`` gets the whole message and the call that publishes it. Other
+    messages (``task-sent`` events) pass.
+    """
+
+    def __init__(self, producer: Any, task_id: str, task: str, decide: Decide) -> None:
+        self._producer = producer
+        self._task_id = task_id
+        self._task = task
+        self._decide = decide
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def publish(self, body: Any, **options: Any) -> Any:
+        """Hand the task's message to ``decide``; publish any other."""
+        headers = options.get("headers") or {}
+        if headers.get("id") != self._task_id:
+            return self._producer.publish(body, **options)
+        message = catch(self._task, body, options)
+        ready = {
+            **{name: value for name, value in options.items() if name not in _ENCODED},
+            "headers": dict(message.headers),
+            "content_type": message.content_type,
+            "content_encoding": message.content_encoding,
+        }
+        return self._decide(
+            message, lambda: self._producer.publish(message.body, **ready)
+        )
+
+
+_ENCODED = frozenset({"serializer", "compression", "headers"})
+
+
+def catch(task: str, body: Any, options: Mapping[str, Any]) -> Message:
+    """Make a whole message of what ``Producer.publish`` is given."""
+    content_type, encoding, text = serialization.dumps(body, options.get("serializer"))
+    body = str_to_bytes(text)
+    headers = dict(options.get("headers") or {})
+    if options.get("compression"):
+        body, headers["compression"] = compress(body, options["compression"])
+    exchange = options.get("exchange") or ""
+    return Message(
+        task=task,
+        body=body,
+        content_type=content_type,
+        content_encoding=encoding,
+        headers=_kept(headers),
+        properties=_kept(
+            {
+                name: value
+                for name, value in options.items()
+                if name not in _NOT_PROPERTIES and value is not None
+            },
+        ),
+        exchange=getattr(exchange, "name", exchange),
+        routing_key=options.get("routing_key") or "",
+    )
+
+
+def _kept(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with their types, or as JSON has them where they are not kept."""
+    try:
+        codec.dumps(values)
+    except CodecError:
+        plain: dict[str, Any] = json.loads(kombu_json.dumps(values))
+        return plain
+    return values
+
+
+def queue_of(message: Message, declare: Any = None) -> str:
+    """The name of the queue that a message goes to."""
+    if not message.exchange:
+        return message.routing_key
+    for entity in declare or ():
+        name = getattr(entity, "name", None)
+        if name and hasattr(entity, "exchange"):
+            return str(name)
+    return message.routing_key
+
+
+def from_request(app: Celery, task: Any, request: Any) -> Message:
+    """Write the message of a running request anew, for one nobody recorded."""
+    custom = {
+        name: value
+        for name, value in (request.headers or {}).items()
+        if name not in Context.__dict__ and isinstance(name, str)
+    }
+    made = app.amqp.create_task_message(
+        request.id,
+        task.name,
+        request.args,
+        request.kwargs,
+        group_id=request.group,
+        group_index=request.group_index,
+        expires=request.expires,
+        retries=request.retries,
+        chord=request.chord,
+        callbacks=request.callbacks,
+        errbacks=request.errbacks,
+        reply_to=request.reply_to,
+        time_limit=request.time_limit,
+        soft_time_limit=request.soft_time_limit,
+        root_id=request.root_id,
+        parent_id=request.parent_id,
+        shadow=request.shadow,
+        chain=request.chain,
+        ignore_result=request.ignore_result,
+        replaced_task_nesting=request.replaced_task_nesting,
+    )
+    where = request.delivery_info or {}
+    options = {
+        "serializer": task.serializer or app.conf.task_serializer,
+        "headers": {**made.headers, **custom},
+        "exchange": where.get("exchange"),
+        "routing_key": where.get("routing_key"),
+        "priority": where.get("priority"),
+        **{name: value for name, value in made.properties.items() if value},
+    }
+    return catch(task.name, made.body, options)
+
+
+def to_context(message: Message) -> Context:
+    """The request that a worker would make of a message."""
+    body = message.body
+    compression = message.headers.get("compression")
+    if compression:
+        body = decompress(body, compression)
+    args, kwargs, embed = serialization.loads(
+        body,
+        message.content_type,
+        message.content_encoding,
+        accept=[message.content_type],
+    )
+    return Context(
+        {**message.headers, **message.properties, **(embed or {})},
+        args=args,
+        kwargs=kwargs,
+        called_directly=False,
+    )
+
+
+class Publisher:
+    """Publishes kept messages over a connection of its own.
+
+    It is not the app's producer pool: a worker forks new children while this
+    runs in a thread, and a lock that is held at that moment stays held there.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._connection: Connection | None = None
+
+    def publish(self, message: Message) -> None:
+        """Publish a message as it was kept.
+
+        Raises:
+            OperationalError: The broker cannot be reached.
+        """
+        connection = self._connect()
+        try:
+            with connection.Producer(auto_declare=False) as producer:
+                producer.publish(
+                    message.body,
+                    exchange=message.exchange,
+                    routing_key=message.routing_key,
+                    content_type=message.content_type,
+                    content_encoding=message.content_encoding,
+                    headers=dict(message.headers),
+                    declare=self._declare(message),
+                    **message.properties,
+                )
+        except broker_errors(connection) as error:
+            self.close()
+            raise OperationalError(str(error)) from error
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.collect()
+            self._connection = None
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._app.connection_for_write()
+        return self._connection
+
+    def _declare(self, message: Message) -> list[Any]:
+        if message.exchange:
+            return []
+        queue = self._app.amqp.queues.get(message.routing_key)
+        return [queue] if queue is not None else []
+
+
+def broker_errors(connection: Any) -> tuple[type[BaseException], ...]:
+    """What a connection's broker out of reach raises."""
+    return (
+        OperationalError,
+        *connection.connection_errors,
+        *connection.channel_errors,
+    )

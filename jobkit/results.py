@@ -1,0 +1,111 @@
+"""Celery's own result: a handle on the job, and what the backend is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from celery import Celery, states
+from celery.result import AsyncResult
+
+from jobkit.job import Event, Job, Progress
+from jobkit.publishing import to_context
+
+if TYPE_CHECKING:
+    from jobkit.client import Client
+
+logger = logging.getLogger(__name__)
+
+
+class JobResult(AsyncResult):  # type: ignore[type-arg]
+    """The result of a task that is a job.
+
+    ``existing`` tells that the job was there before the call that returned
+    this, and nothing was enqueued.
+    """
+
+    existing: bool = False
+
+    @property
+    def _jobs(self) -> Client:
+        client: Client = cast("Any", self.app).jobkit.jobs
+        return client
+
+    def job(self) -> Job:
+        """The record now.
+
+        Raises:
+            JobNotFound: It was never recorded, or its retention has passed.
+        """
+        return self._jobs.get(self.id)
+
+    def watch(self) -> Iterator[Event]:
+        """What happens to the job from now on, up to its end."""
+        return self._jobs.watch(self.id)
+
+    def cancel(self, reason: str = "", actor: str = "") -> bool:
+        """Cancel the job; see ``Client.cancel``."""
+        return self._jobs.cancel(self.id, reason=reason, actor=actor)
+
+
+def meta(progress: Progress) -> dict[str, Any]:
+    """Progress as readers of the result backend know it.
+
+    ``pending``, ``current``, ``total``, ``percent`` and ``description`` are
+    celery-progress's keys; its bar needs numbers, so an unknown total is the
+    count so far and an unknown percentage is 0. The others are jobkit's.
+    """
+    text = progress.message or progress.stage or ""
+    return {
+        "pending": False,
+        "current": progress.current,
+        "total": progress.current if progress.total is None else progress.total,
+        "percent": progress.percent or 0,
+        "description": text,
+        "message": progress.message,
+        "stage": progress.stage,
+        "stage_index": progress.stage_index,
+        "stage_count": progress.stage_count,
+        "rate": progress.rate,
+        "eta_seconds": progress.eta_seconds,
+        "ok": progress.ok,
+        "failed": progress.failed,
+        "skipped": progress.skipped,
+    }
+
+
+def mirror(task: Any, request: Any, state: str, info: Any = None) -> None:
+    """Tell the result backend of a state that is not an end.
+
+    A backend that is down or refuses is only logged: it holds no truth.
+    """
+    if task.ignore_result or request.ignore_result or request.is_eager:
+        return
+    try:
+        task.backend.store_result(request.id, info, state, request=request)
+    except Exception as error:  # noqa: BLE001 - any backend, any error
+        logger.warning("Result backend did not take %s: %r", state, error)
+
+
+def announce_dead(app: Celery, job: Job, error: Exception) -> None:
+    """Tell backend, chord and errbacks that a job died outside of any run."""
+    if job.message is None:
+        return
+    app.backend.mark_as_failure(
+        job.id, error, request=to_context(job.message), call_errbacks=True
+    )
+
+
+def announce_cancelled(app: Celery, job: Job, reason: str) -> None:
+    """Tell backend and chord that a job was cancelled outside of any run."""
+    if job.message is None:
+        return
+    app.backend.mark_as_revoked(
+        job.id, reason or "cancelled", request=to_context(job.message)
+    )
+
+
+def forget_progress(task: Any, request: Any) -> None:
+    """Show a job that waits as PENDING again."""
+    mirror(task, request, states.PENDING)

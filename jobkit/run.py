@@ -1,0 +1,283 @@
+"""One run of a job: stages and items on top of a lease, saved as it goes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from jobkit import clock, codec
+from jobkit.checkpoint import Checkpoint
+from jobkit.errors import LeaseLost, StageError, StoreUnavailable
+from jobkit.items import StageRun
+from jobkit.job import Job, Progress
+from jobkit.lease import Lease
+from jobkit.progress import Measured, Pace, Plan, Stage, progress, total_of
+from jobkit.store.base import Snapshot
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Source = Iterable[T] | Callable[[Any], Iterable[T]]
+
+UNNAMED = Stage("run")
+"""The stage of a task that declares none and reports by ``set_progress``."""
+
+PATIENCE = 0.25
+"""Seconds between two tries of a write that the run cannot do without."""
+
+
+class Run:
+    """What a task knows of its own run.
+
+    ``listener`` is called with the progress after each save that the store
+    took; ``checkpoint_every`` saves after so many items besides the interval.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        lease: Lease,
+        plan: Plan,
+        *,
+        checkpoint_every: int | None = None,
+        listener: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.job = job
+        self.lease = lease
+        self.plan = plan if plan.stages else Plan((UNNAMED,))
+        self.saved = Checkpoint.decode(job.checkpoint)
+        self.misfit = self.saved.misfit(self.plan.names)
+        self.saved.plan = self.plan.names
+        self.progress = job.progress
+        self.checkpoint_every = checkpoint_every
+        self.ended = False
+        self.listener = listener
+        self._declared = bool(plan.stages)
+        self._seq = 0
+        self._used: list[str] = []
+        self._open: StageRun | None = None
+        self._pace = Pace(self.saved.rate)
+        self._message: str | None = None
+
+    # -- what user code calls -------------------------------------------------
+
+    def stage(self, name: str, total: int | None = None) -> StageRun:
+        """Begin a stage; see ``ProgressTask.stage``."""
+        index = self._use(name)
+        state = self.saved.stage(name)
+        state.total = total_of(total, name) if total is not None else state.total
+        return StageRun(self, name, index, state)
+
+    def step(self, name: str, call: Callable[[], T]) -> T:
+        """Do something once and keep its value; see ``ProgressTask.step``."""
+        with self.stage(name, total=1) as stage:
+            if not stage.done:
+                self.check()
+                value = call()
+                stage.state.keep(value, name)
+                stage.state.current = 1
+                return value
+            return codec.loads(stage.state.value or "null")  # type: ignore[no-any-return]
+
+    def current(self) -> StageRun:
+        """The stage that is open; for a task that declares none, its only one."""
+        if self._open is None:
+            if self._declared:
+                raise StageError(
+                    "No stage is open: report progress inside `with self.stage(...)`.",
+                )
+            return self.stage(UNNAMED.name).__enter__()
+        return self._open
+
+    def check(self) -> None:
+        """Stop here if the run has to stop.
+
+        Raises:
+            Interrupted: Which kind says why.
+        """
+        reason = self.lease.stop()
+        if reason:
+            raise reason
+
+    def attend(self) -> None:
+        """Save, and stop here if the run has to stop."""
+        self.lease.attention = False
+        if self.lease.lost:
+            self.check()
+        self.save()
+        self.check()
+
+    # -- stages -----------------------------------------------------------------
+
+    def _use(self, name: str) -> int:
+        if name != UNNAMED.name or self._declared:
+            self._must_be_declared(name)
+        if name in self._used:
+            raise StageError(
+                f"Stage {name!r} is used a second time in one run: "
+                "its cursor would be overwritten. Declare another stage.",
+            )
+        if self._open is not None:
+            raise StageError(
+                f"Stage {name!r} begins inside stage {self._open.name!r}: "
+                "close that one first.",
+            )
+        index = self.plan.index(name)
+        if self._used and index < self.plan.index(self._used[-1]):
+            raise StageError(
+                f"Stage {name!r} comes after {self._used[-1]!r}, but the task's stages "
+                f"are in the order {list(self.plan.names)}.",
+            )
+        self._used.append(name)
+        return index
+
+    def _must_be_declared(self, name: str) -> None:
+        if not self._declared:
+            raise StageError(
+                f"Stage {name!r} is not declared: the task has no stages. "
+                f"Add stages=[{name!r}] to it.",
+            )
+        self.plan.index(name)
+
+    def opened(self, stage: StageRun) -> None:
+        """Make a stage the current one."""
+        same = self.progress.stage == stage.name
+        self._open = stage
+        self._message = None
+        self._pace = Pace(self.saved.rate if same else None)
+        self._pace.measure(stage.state.current, clock.monotonic())
+
+    def closed(self, stage: StageRun, *, well: bool) -> None:
+        """Save the end of a stage, good or bad."""
+        if well:
+            newly = not stage.state.done
+            stage.state.done = True
+            if newly:
+                self.save()
+        elif not self.lease.lost:
+            self.save()
+        self._open = None
+
+    def say(self, text: str | None) -> None:
+        """Show a message beside the progress."""
+        self._message = None if text is None else str(text)[: codec.TEXT_LIMIT]
+
+    # -- saving -------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write checkpoint and progress; an outage only makes it come later.
+
+        Raises:
+            LeaseLost: The store says that another run owns the job.
+        """
+        snapshot = self.snapshot()
+        sent_at = clock.monotonic()
+        self._seq += 1
+        lease = self.lease
+        try:
+            kept = lease.store.save(
+                self.job.id, lease.fence, self._seq, snapshot, lease.seconds
+            )
+        except StoreUnavailable as error:
+            logger.warning("Job %s goes on without saving: %s", self.job.id, error)
+            return
+        finally:
+            lease.saved()
+        lease.confirm(sent_at, kept)
+        if not kept.owner:
+            self.check()
+        if self.listener:
+            self.listener(self.progress)
+
+    def insist(self, write: Callable[[], T]) -> T:
+        """Make a write that must not be skipped, for as long as the lease holds.
+
+        Raises:
+            LeaseLost: The store stayed out of reach; somebody else will run
+                the job again from its checkpoint.
+        """
+        while True:
+            try:
+                return write()
+            except StoreUnavailable as error:
+                logger.warning("Job %s waits for the store: %s", self.job.id, error)
+                if self.lease.lost:
+                    raise LeaseLost(str(error)) from error
+                time.sleep(PATIENCE)
+
+    def snapshot(self) -> Snapshot:
+        """Where the run is now, as the store keeps it."""
+        if self._open is not None:
+            self.progress = self._measure(self._open)
+        return Snapshot(self.saved.position, self.saved.encode(), self.progress)
+
+    def final(self) -> Snapshot:
+        """The end of a run that did all it had to do: nothing is left."""
+        if self._open is not None:
+            self._open.state.done = True
+        snapshot = self.snapshot()
+        if not self.saved.stages:
+            return snapshot
+        self.progress = replace(self.progress, percent=100.0, eta_seconds=None)
+        return Snapshot(snapshot.position, snapshot.checkpoint, self.progress)
+
+    def _measure(self, stage: StageRun) -> Progress:
+        state = stage.state
+        self._pace.measure(state.current, clock.monotonic())
+        now = Measured(
+            index=stage.index,
+            current=state.current,
+            total=state.total,
+            ok=state.ok,
+            failed=state.failed,
+            skipped=state.skipped,
+            done=state.done,
+            message=self._message,
+        )
+        shown = progress(self.plan, now, self._pace.rate, self.saved.floor)
+        self.saved.rate = self._pace.rate
+        self.saved.floor = shown.percent or self.saved.floor
+        return shown
+
+
+class CurrentJob:
+    """What a task may know of the job that it runs."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def id(self) -> str:
+        """The job's id, which is the Celery task's."""
+        return self._run.job.id
+
+    @property
+    def fence(self) -> int:
+        """A number that grows with each start: for ``WHERE fence <= :fence``."""
+        return self._run.lease.fence
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1; only errors make it grow."""
+        return self._run.job.attempts + 1
+
+    @property
+    def recoveries(self) -> int:
+        """How often the job was taken from a worker that died."""
+        return self._run.job.recoveries
+
+    @property
+    def owner(self) -> str:
+        """The tenant or user it was enqueued for."""
+        return self._run.job.owner
+
+    def should_stop(self) -> bool:
+        """Whether the run is to stop soon; for loops that jobkit does not see."""
+        return self._run.lease.stop() is not None
+
+    def item_key(self, item: object) -> str:
+        """A key for one item that stays the same over retries and replays."""
+        return f"{self._run.job.replay_of or self._run.job.id}:{item}"

@@ -1,0 +1,30 @@
+"""Signals of Celery's own kind, sent by the process in which it happens.
+
+The sender is the task's name. Every receiver gets ``job_id``, and:
+
+===================  ==================  ========================================
+signal               with                sent in
+===================  ==================  ========================================
+``job_queued``       ``delay``           the process that enqueues
+``job_started``      ``job``             the process that runs the job
+``job_progressed``   ``progress``        the same, after each save
+``job_retrying``     ``error, delay``    the same
+``job_succeeded``    ``progress``        the same
+``job_partial``      ``progress``        the same
+``job_dead``         ``reason, error``   the same, or the worker that notices
+``job_cancelled``    ``reason``          the same, or where it was cancelled
+``job_recovered``    -                   the worker that takes it from a dead one
+===================  ==================  ========================================
+"""
+
+from celery.utils.dispatch import Signal
+
+job_queued = Signal(name="job_queued", providing_args=["job_id", "delay"])
+job_started = Signal(name="job_started", providing_args=["job_id", "job"])
+job_progressed = Signal(name="job_progressed", providing_args=["job_id", "progress"])
+job_retrying = Signal(name="job_retrying", providing_args=["job_id", "error", "delay"])
+job_succeeded = Signal(name="job_succeeded", providing_args=["job_id", "progress"])
+job_partial = Signal(name="job_partial", providing_args=["job_id", "progress"])
+job_dead = Signal(name="job_dead", providing_args=["job_id", "reason", "error"])
+job_cancelled = Signal(name="job_cancelled", providing_args=["job_id", "reason"])
+job_recovered = Signal(name="job_recovered", providing_args=["job_id"])

@@ -1,0 +1,316 @@
+"""The task classes: the order of calls around the user's code."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+from celery import Celery, Task
+from celery.exceptions import Reject, Retry
+from celery.signals import task_postrun
+
+from jobkit import execution
+from jobkit.entry import ENTERING, KEYS, Entry, delay_of
+from jobkit.errors import JobkitError
+from jobkit.execution import Execution
+from jobkit.gate import Gate
+from jobkit.items import StageRun
+from jobkit.job import Message, NewJob
+from jobkit.progress import Plan, Stage, total_of
+from jobkit.publishing import (
+    MessageCatcher,
+    queue_of,
+)
+from jobkit.results import JobResult
+from jobkit.retry import RetryPolicy
+from jobkit.run import CurrentJob
+
+if TYPE_CHECKING:
+    from jobkit.kit import JobKit
+
+    BaseTask = Task[..., Any]
+else:
+    BaseTask = Task
+
+T = TypeVar("T")
+
+
+class JobTask(BaseTask):
+    """A task that is a job: recorded, leased, retried by the kind of error.
+
+    Options, as class attributes or as keywords of ``@app.task``:
+
+    * ``retry_policy``: a ``RetryPolicy``, a dict of its arguments, or ``"never"``;
+      default: the setting ``jobkit_retry_policy``.
+    * ``lease_seconds``: how long a silent worker keeps the job (default 30 s).
+    """
+
+    abstract = True
+    acks_late = True
+    reject_on_worker_lost = False
+    Request = "jobkit.worker:JobRequest"
+
+    stages: ClassVar[Iterable[str | Stage]] = ()
+    retry_policy: RetryPolicy | dict[str, Any] | str | None = None
+    lease_seconds: float | None = None
+    checkpoint_interval: float | None = None
+    checkpoint_every: int | None = None
+
+    make_kit: ClassVar[Callable[[Celery], JobKit]]
+    plan: ClassVar[Plan] = Plan(())
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Check the options as soon as the task belongs to an app.
+
+        Raises:
+            SettingsError: One of them is wrong.
+        """
+        cls.plan = Plan.of(cls.stages)
+        if cls.retry_policy is not None:
+            RetryPolicy.of(cls.retry_policy)
+        kit_of(app)
+
+    @property
+    def kit(self) -> JobKit:
+        """The JobKit of the task's app."""
+        return kit_of(self.app)
+
+    @property
+    def job(self) -> CurrentJob:
+        """The job that is running.
+
+        Raises:
+            JobkitError: Nothing is running.
+        """
+        return CurrentJob(self._execution.run)
+
+    @property
+    def _execution(self) -> Execution:
+        current = execution.of(self.request)
+        if current is None:
+            raise JobkitError(f"Task {self.name} is not running: there is no job.")
+        return current
+
+    # -- entering -----------------------------------------------------------------
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> JobResult:  # noqa: N802
+        """The handle on a job of this task."""
+        return JobResult(
+            task_id, backend=self.backend, task_name=self.name, app=self.app, **kwargs
+        )
+
+    def apply_async(  # noqa: PLR0913 - Celery's own, and two
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        owner: str = "",
+        **options: Any,
+    ) -> Any:
+        """Record the job, and publish its message; see Celery for the options.
+
+        With the broker out of reach the job is recorded all the same, and its
+        message is published by a worker later. ``countdown`` and ``eta`` wait
+        in the store. ``idempotency_key`` makes the job's id: enqueued again
+        while its record lasts, the same job comes back (``.existing``).
+        ``owner`` is a free text to find jobs by.
+
+        Raises:
+            StoreUnavailable: Nothing was recorded and nothing published.
+            LimitError: The message takes more than 1 MiB.
+        """
+        app = self.app
+        if app.conf.task_always_eager:
+            return super().apply_async(
+                args, kwargs, task_id, producer, link, link_error, shadow, **options
+            )
+        if idempotency_key is not None:
+            task_id = str(uuid.uuid5(KEYS, f"{self.name}:{idempotency_key}"))
+        task_id = task_id or str(uuid.uuid4())
+        delay = delay_of(app, options.pop("countdown", None), options.pop("eta", None))
+        connection = options.pop("connection", None)
+        if connection is not None:
+            producer = app.amqp.Producer(connection, auto_declare=False)
+        with app.producer_or_acquire(producer) as real:
+            entry = Entry(self, task_id, owner, delay, real)
+            catcher: Any = MessageCatcher(real, task_id, self.name, entry.decide)
+            entering = ENTERING.set(task_id)
+            try:
+                result = super().apply_async(
+                    args,
+                    kwargs,
+                    task_id=task_id,
+                    producer=catcher,
+                    link=link,
+                    link_error=link_error,
+                    shadow=shadow,
+                    **options,
+                )
+            finally:
+                ENTERING.reset(entering)
+        cast("JobResult", result).existing = entry.existing
+        return result
+
+    def new_job(
+        self, job_id: str, message: Message, owner: str = "", delay: float | None = None
+    ) -> NewJob:
+        """The record of a job of this task before it has run."""
+        queue = queue_of(message)
+        return NewJob(
+            id=job_id,
+            task=self.name,
+            message=message.encode(),
+            queue=queue,
+            priority=message.properties.get("priority"),
+            dead_letter_queue=self.kit.dead_letter_queue(self.name, queue),
+            owner=owner,
+            stages=self.plan.names,
+            crash_limit=self.policy.crashes,
+            delay=delay,
+        )
+
+    # -- running ------------------------------------------------------------------
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """The gate: begin the run, or leave the message to what the record says."""
+        Gate(self).enter()
+        super().before_start(task_id, args, kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body, and turn what it ends with into the job's ending."""
+        request = self.request
+        current = execution.of(request)
+        if request.called_directly or (current and current.entered):
+            return self._directly(args, kwargs)
+        if current is None:  # a before_start that did not call super()
+            current = Gate(self).enter()
+        current.entered = True
+        body = self.run if request.is_eager else super().__call__
+        try:
+            return body(*args, **kwargs)
+        except BaseException as error:
+            current.ended_by(error)
+            raise
+
+    def _directly(self, args: Any, kwargs: Any) -> Any:
+        self.push_request(args=args, kwargs=kwargs, called_directly=True)
+        try:
+            current = Gate(self).enter()
+            try:
+                result = self.run(*args, **kwargs)
+            except Exception as error:
+                current.failed(error)
+                current.settle("FAILURE", error)
+                raise
+            current.settle("SUCCESS", result)
+            return result
+        finally:
+            self.pop_request()
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """Celery's ``retry``: the wait is kept in the store, not in a worker."""
+        current = execution.of(self.request)
+        if current is None:
+            return super().retry(*args, **kwargs)
+        current.retrying = True
+        try:
+            return super().retry(*args, **kwargs)
+        except (Retry, Reject):
+            raise
+        except Exception as error:
+            current.given_up = error
+            raise
+        finally:
+            current.retrying = False
+
+    def replace(self, sig: Any, *args: Any, **kwargs: Any) -> Any:
+        """Celery's ``replace``: the job's id goes on as another task's."""
+        current = execution.of(self.request)
+        if current is not None:
+            current.replacing = True
+        return super().replace(sig, *args, **kwargs)
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The retry policy in force: the task's own, or the app's."""
+        if self.retry_policy is None:
+            return self.kit.retry_policy
+        return RetryPolicy.of(self.retry_policy)
+
+
+class ProgressTask(JobTask):
+    """A job with stages, progress and checkpoints.
+
+    Options beside those of ``JobTask``:
+
+    * ``stages``: names or ``Stage(name, weight=1)``, in their order;
+    * ``checkpoint_interval``: seconds between two saves of a running stage
+      (default 1), which is also the most that a killed worker repeats;
+    * ``checkpoint_every``: a number of items after which to save besides.
+    """
+
+    abstract = True
+
+    def stage(
+        self, name: str, total: int | None = None, title: str | None = None
+    ) -> StageRun:
+        """Begin a declared stage: ``with self.stage("import") as stage: ...``.
+
+        ``total`` is the number of its items, None while it is not known. At the
+        end of the block the stage is finished, and saved; a later run of the
+        job skips it.
+
+        Raises:
+            StageError: It is not declared, used a second time, out of order or
+                inside another; or the total is not a number from 0 on.
+        """
+        stage = self._execution.run.stage(name, total_of(total, name))
+        if title is not None:
+            self._execution.run.say(title)
+        return stage
+
+    def step(self, name: str, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call ``fn`` once in the life of the job; later runs get the saved value.
+
+        Raises:
+            CodecError: The value's type is not kept, or it takes over 64 KiB.
+            StageError: As for ``stage``.
+        """
+        return self._execution.run.step(name, lambda: fn(*args, **kwargs))
+
+    def set_progress(self, current: int, total: int, description: str = "") -> None:
+        """Report ``current`` of ``total``, in the words of celery-progress."""
+        self._execution.run.current().set(current, total, description or None)
+
+    def increment_progress(self, by: int = 1) -> None:
+        """Report ``by`` more items as done."""
+        self._execution.run.current().advance(by)
+
+
+def kit_of(app: Celery) -> JobKit:
+    """The JobKit of an app; made with the defaults when there is none."""
+    kit: JobKit | None = getattr(app, "jobkit", None)
+    return kit if kit is not None else JobTask.make_kit(app)
+
+
+@task_postrun.connect(weak=False, dispatch_uid="jobkit.settle")
+def settle(
+    sender: Any = None, state: str | None = None, retval: Any = None, **_: Any
+) -> None:
+    """End the job when Celery is through with its task.
+
+    By this signal and not by ``on_success`` and ``on_failure``, which users
+    override without calling super().
+    """
+    if isinstance(sender, JobTask):
+        current = execution.of(sender.request)
+        if current is not None:
+            current.settle(state, retval)

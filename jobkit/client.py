@@ -8,8 +8,9 @@ from jobkit.errors import JobNotFound, NotAllowed
 from jobkit.job import Event, Job, Page, ReplayMode
 from jobkit.states import State
 from jobkit.store.base import Store
+from jobkit.store.redis import RedisStore
 
-IDLE = 5.0
+IDLE = 30.0
 """Seconds without news after which a watcher looks whether the job is over."""
 
 Listener = Callable[[str, str], None]
@@ -18,12 +19,22 @@ Listener = Callable[[str, str], None]
 class Client:
     """Reads jobs, and asks for what people may ask for.
 
+    ``store`` is a store or the URL of one, under ``prefix``.
     ``cancelled`` is called with the id and reason of each job that was cancelled
     at once, without an owner who could tell Celery.
     """
 
-    def __init__(self, store: Store, cancelled: Listener | None = None) -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: Store | str,
+        cancelled: Listener | None = None,
+        *,
+        prefix: str = "jobkit",
+        partitions: int = 1,
+    ) -> None:
+        if isinstance(store, str):
+            store = RedisStore(store, prefix, partitions)
+        self.store: Store = store
         self._cancelled = cancelled
 
     def get(self, job_id: str) -> Job:

@@ -110,6 +110,17 @@ class Execution:
             case _:
                 self.exiting()
 
+    def returned(self) -> None:
+        """The body returned: well, unless it had to stop and did not.
+
+        Code that catches everything swallows an interruption; and a run that
+        lost its lease may not send callbacks. A cancel that comes now is late.
+        """
+        lost = LeaseLost("at the end") if self.run.lease.lost else None
+        stop = lost or self.run.stopped
+        if stop and not self.run.ended:
+            self.interrupted(stop)
+
     def interrupted(self, stop: Interrupted) -> NoReturn:
         """The run stopped at an item boundary."""
         if isinstance(stop, LeaseLost):
@@ -277,7 +288,12 @@ class Execution:
     def _final(self, error: Exception) -> bool:
         # A direct call has nobody who would try again; and what self.retry
         # raises when its own retries are used up is final, whatever it is.
-        return self.request.called_directly or error is self.given_up
+        # Eager errors that are to propagate come out as they are.
+        return (
+            self.request.called_directly
+            or error is self.given_up
+            or (self.request.is_eager and self.task.app.conf.task_eager_propagates)
+        )
 
     def _retry(self, failure: Failure, delay: float, message: str | None) -> None:
         run = self.run
@@ -337,7 +353,7 @@ def of(request: Any) -> Execution | None:
 
 def _failure(error: Exception, decision: Decision) -> Failure:
     return Failure(
-        error=_info(error, decision.verdict),
+        error=_info(error, decision.verdict.value),
         budgets=decision.budgets.encode(),
         attempt=decision.attempt,
         rate_limited=decision.rate_limited,

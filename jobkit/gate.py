@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FOREVER = 1e9
+"""Seconds that a run in its caller's own process has: nobody else can take it."""
+
 PATIENCE = 0.5
 """Seconds between two tries to reach the store."""
 
@@ -121,7 +124,8 @@ class Gate:
     def _execute(self, job: Job) -> Execution:
         task, settings = self._task, self._kit.settings
         interval = task.checkpoint_interval or settings.checkpoint_interval
-        lease = Lease(self._store, job.id, job.fence, self._lease, interval)
+        seconds = FOREVER if self._local else self._lease
+        lease = Lease(self._store, job.id, job.fence, seconds, interval)
         every = task.checkpoint_every or settings.checkpoint_every
         run = Run(job, lease, task.plan, checkpoint_every=every)
         current = Execution(

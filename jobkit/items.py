@@ -44,7 +44,7 @@ class StageRun:
     ) -> None:
         if self._items is not None:
             self._items.close()  # type: ignore[attr-defined]
-        self._run.closed(self, well=kind is None)
+        self._run.closed(self, error)
 
     @property
     def done(self) -> bool:

@@ -80,13 +80,18 @@ class Progress:
     skipped: int = 0
 
     def encode(self) -> str:
-        """The text that the store keeps."""
+        """The text that the store keeps; empty when nothing is done."""
+        if self == _NOTHING_DONE:
+            return ""
         return codec.dumps({name: getattr(self, name) for name in self.__slots__})
 
     @classmethod
     def decode(cls, text: str | None) -> Progress:
         """The reverse of ``encode``; nothing stored means nothing done."""
         return cls(**codec.loads(text)) if text else cls()
+
+
+_NOTHING_DONE = Progress()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,7 @@ class Job:
         """
         check_schema(fields)
         get = fields.get
+        stages = get("stages", "[]")
         return cls(
             id=fields["id"],
             task=fields["task"],
@@ -226,7 +232,7 @@ class Job:
             rate_limited=int(get("rate_limited", 0)),
             budgets=get("budgets", ""),
             position=int(get("position", 0)),
-            stages=tuple(codec.loads(get("stages") or "[]")),
+            stages=tuple(codec.loads(stages)) if stages != "[]" else (),
             checkpoint=get("checkpoint", ""),
             progress=Progress.decode(get("progress")),
             error=ErrorInfo.decode(get("error")),

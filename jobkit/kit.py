@@ -14,7 +14,7 @@ from jobkit import results, routing
 from jobkit.client import Client
 from jobkit.drain import DrainFlag
 from jobkit.entry import ENTERING
-from jobkit.errors import CodecError, StoreUnavailable
+from jobkit.errors import CodecError, SettingsError, StoreUnavailable
 from jobkit.lease import Keeper
 from jobkit.publishing import catch
 from jobkit.queues import RoutingMap
@@ -133,8 +133,14 @@ class JobKit:
         return self.routing_map.dead_letter_queue(task, queue)
 
     def _install_routes(self, **_: Any) -> None:
-        if self.routing_map is not None:
-            routing.install(self.app, self.routing_map)
+        try:
+            routing_map = self.routing_map
+        except SettingsError:
+            # Told by `check` at a worker's start, and by the first use elsewhere:
+            # there somebody sees it who can mend it.
+            return
+        if routing_map is not None:
+            routing.install(self.app, routing_map)
 
     def _cancelled(self, job_id: str, reason: str) -> None:
         job = self.store.get(job_id)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from jobkit import clock, codec
 from jobkit.checkpoint import Checkpoint
-from jobkit.errors import LeaseLost, StageError, StoreUnavailable
+from jobkit.errors import Interrupted, LeaseLost, StageError, StoreUnavailable
 from jobkit.items import StageRun
 from jobkit.job import Job, Progress
 from jobkit.lease import Lease
@@ -54,9 +54,11 @@ class Run:
         self.progress = job.progress
         self.checkpoint_every = checkpoint_every
         self.ended = False
+        self.stopped: Interrupted | None = None
         self.listener = listener
         self._declared = bool(plan.stages)
         self._seq = 0
+        self._unsaved = False
         self._used: list[str] = []
         self._open: StageRun | None = None
         self._pace = Pace(self.saved.rate)
@@ -100,6 +102,7 @@ class Run:
         """
         reason = self.lease.stop()
         if reason:
+            self.stopped = reason
             raise reason
 
     def attend(self) -> None:
@@ -150,14 +153,14 @@ class Run:
         self._pace = Pace(self.saved.rate if same else None)
         self._pace.measure(stage.state.current, clock.monotonic())
 
-    def closed(self, stage: StageRun, *, well: bool) -> None:
-        """Save the end of a stage, good or bad."""
-        if well:
+    def closed(self, stage: StageRun, error: BaseException | None) -> None:
+        """Save the end of a stage, good or bad; an interruption was saved before."""
+        if error is None:
             newly = not stage.state.done
             stage.state.done = True
             if newly:
                 self.save()
-        elif not self.lease.lost:
+        elif not isinstance(error, Interrupted):
             self.save()
         self._open = None
 
@@ -182,10 +185,12 @@ class Run:
                 self.job.id, lease.fence, self._seq, snapshot, lease.seconds
             )
         except StoreUnavailable as error:
+            self._unsaved = True
             logger.warning("Job %s goes on without saving: %s", self.job.id, error)
             return
         finally:
             lease.saved()
+        self._unsaved = False
         lease.confirm(sent_at, kept)
         if not kept.owner:
             self.check()
@@ -195,18 +200,23 @@ class Run:
     def insist(self, write: Callable[[], T]) -> T:
         """Make a write that must not be skipped, for as long as the lease holds.
 
+        A checkpoint that an outage kept back is written first.
+
         Raises:
             LeaseLost: The store stayed out of reach; somebody else will run
                 the job again from its checkpoint.
         """
         while True:
+            if self._unsaved:
+                self.save()
             try:
-                return write()
+                if not self._unsaved:
+                    return write()
             except StoreUnavailable as error:
                 logger.warning("Job %s waits for the store: %s", self.job.id, error)
-                if self.lease.lost:
-                    raise LeaseLost(str(error)) from error
-                time.sleep(PATIENCE)
+            if self.lease.lost:
+                raise LeaseLost("the store stayed out of reach")
+            time.sleep(PATIENCE)
 
     def snapshot(self) -> Snapshot:
         """Where the run is now, as the store keeps it."""

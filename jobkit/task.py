@@ -195,10 +195,12 @@ class JobTask(BaseTask):
         current.entered = True
         body = self.run if request.is_eager else super().__call__
         try:
-            return body(*args, **kwargs)
+            result = body(*args, **kwargs)
         except BaseException as error:
             current.ended_by(error)
             raise
+        current.returned()
+        return result
 
     def _directly(self, args: Any, kwargs: Any) -> Any:
         self.push_request(args=args, kwargs=kwargs, called_directly=True)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import click
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import bootsteps
@@ -18,7 +19,7 @@ from kombu.exceptions import OperationalError
 
 from jobkit import results, signals
 from jobkit.dispatcher import Dispatcher
-from jobkit.errors import JobkitError
+from jobkit.errors import JobkitError, SettingsError
 from jobkit.job import ErrorInfo
 from jobkit.publishing import Publisher
 from jobkit.rescue import Rescue
@@ -51,7 +52,7 @@ class JobStep(bootsteps.StartStopStep):
 
     def create(self, parent: Any) -> Any:
         """Check the settings before anything starts, and hear of the shutdown."""
-        self.kit.check()
+        _checked(self.kit)
         self.kit.drain.clear()
         worker_shutting_down.connect(self._drain, weak=False)
         _before(parent, "wait_for_soft_shutdown", self._drain)
@@ -196,6 +197,15 @@ class JobRequest(_Request):  # type: ignore[misc]
 
 def _is_lost(error: BaseException) -> bool:
     return isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt))
+
+
+def _checked(kit: JobKit) -> None:
+    try:
+        kit.check()
+    except SettingsError as error:
+        if click.get_current_context(silent=True) is None:
+            raise
+        raise click.ClickException(str(error)) from error
 
 
 def _before(worker: Any, name: str, call: Callable[[], None]) -> None:

@@ -37,9 +37,7 @@ def places(after: str | None, partitions: int) -> dict[int, tuple[str, str]]:
         ) from None
 
 
-def merged(
-    pages: dict[int, Any], begun: dict[int, tuple[str, str]], limit: int
-) -> Page[Job]:
+def merged(pages: dict[int, Any], limit: int) -> Page[Job]:
     """One page out of a part of each partition's list."""
     rows = [
         (int(float(score)), job_id, score, partition, record)
@@ -50,9 +48,10 @@ def merged(
     shown, rest = rows[:limit], rows[limit:]
     left = {row[3] for row in rest}
     following: dict[int, tuple[str, str]] = {}
-    for partition, (_, score, job_id) in pages.items():
+    for partition, (found, score, job_id) in pages.items():
         if partition in left:
-            following[partition] = begun[partition]
+            # Just above its first job, so that none that is newer comes between.
+            following[partition] = (found[0][1], found[0][0] + "\0")
         elif job_id:
             following[partition] = (score, job_id)
     for _, job_id, score, partition, _ in shown:

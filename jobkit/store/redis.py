@@ -296,7 +296,7 @@ class RedisStore:
             )
             for partition, place in places.items()
         }
-        return paging.merged(pages, places, limit)
+        return paging.merged(pages, limit)
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
@@ -320,7 +320,7 @@ class RedisStore:
         """Events and progress from now on; see ``Store.watch``."""
         places = {
             key: self._last(key)
-            for key in (self.keys.events(job_id), self.keys.ticks(job_id))
+            for key in (self.keys.ticks(job_id), self.keys.events(job_id))
         }
         return self._follow(places, timeout)
 
@@ -338,12 +338,11 @@ class RedisStore:
                 found: Any = self._client.xread(
                     cast("dict[Any, Any]", places), block=max(1, replies.ms(block))
                 )
-            streams = found.items() if isinstance(found, dict) else found or ()
-            left = timeout if streams else left - block
-            for stream, entries in streams:
-                for entry_id, fields in replies.flat(entries):
-                    places[stream] = entry_id
-                    yield replies.event(entry_id, fields)
+            entries = replies.in_order(found)
+            left = timeout if entries else left - block
+            for stream, entry_id, fields in entries:
+                places[stream] = entry_id
+                yield replies.event(entry_id, fields)
             if left <= 0:
                 left = timeout
                 yield None

@@ -63,8 +63,18 @@ def event(entry_id: str, fields: Mapping[str, str]) -> Event:
     )
 
 
-def flat(entries: Any) -> list[Any]:
-    """The entries of one stream in an answer to XREAD."""
+def in_order(found: Any) -> list[tuple[str, str, Mapping[str, str]]]:
+    """The entries of an answer to XREAD, oldest first: stream, id and fields.
+
+    In one millisecond those of the stream that was named first come first: the
+    numbers behind it are each stream's own.
+    """
+    streams = found.items() if isinstance(found, dict) else found or ()
+    entries = [(stream, *entry) for stream, part in streams for entry in _flat(part)]
+    return sorted(entries, key=lambda entry: int(entry[1].split("-")[0]))
+
+
+def _flat(entries: Any) -> list[Any]:
     # RESP3 wraps a stream's entries in one more list than RESP2 does.
     if entries and isinstance(entries[0], list):
         return [entry for part in entries for entry in part]

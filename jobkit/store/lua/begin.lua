@@ -6,8 +6,8 @@
 -- ARGV[4] lease
 -- Returns {'run', record}, or {why not}.
 local id, token = ARGV[1], ARGV[2]
-local state, held, schema, position, started =
-  read(id, 'state', 'token', 'schema', 'position', 'started_at')
+local state, held, schema, position, started, fence, starts =
+  read(id, 'state', 'token', 'schema', 'position', 'started_at', 'fence', 'starts')
 if not state then
   return { 'unknown' }
 end
@@ -33,19 +33,14 @@ if state ~= 'QUEUED' then
   return { 'not_due' }
 end
 local at = now()
-local job = key('job', id)
-move(id, 'QUEUED', 'RUNNING', at)
-not_due(id)
-redis.call('HDEL', job, 'request', 'reason')
-redis.call('HINCRBY', job, 'fence', 1)
-redis.call('HINCRBY', job, 'starts', 1)
-write(
-  id, 'token', token, 'worker', ARGV[3], 'save_seq', 0, 'hints', 0,
-  'position_at_begin', position or '0'
+local till = int(at + tonumber(ARGV[4]))
+redis.call('HDEL', key('job', id), 'reason')
+move(
+  id, 'QUEUED', 'RUNNING', at, nil, 'token', token, 'worker', ARGV[3],
+  'fence', int(tonumber(fence) + 1), 'starts', int(tonumber(starts or '0') + 1),
+  'save_seq', 0, 'hints', 0, 'position_at_begin', position or '0',
+  'started_at', started or int(at), 'lease_until', till
 )
-if not started then
-  write(id, 'started_at', int(at))
-end
-keep_lease(id, at, ARGV[4])
+redis.call('ZADD', index('leases'), till, id)
 event(id, 'started', at, 'RUNNING', ARGV[3])
 return { 'run', record(id) }

@@ -11,12 +11,13 @@ local claimed = {}
 for _, id in ipairs(due) do
   local state, message, hints = read(id, 'state', 'message', 'hints')
   if state and DUE_STATES[state] then
-    if state ~= 'QUEUED' then
-      move(id, state, 'QUEUED', at)
+    if state == 'QUEUED' then
+      write(id, 'updated_at', int(at))
+      due_at(id, at + tonumber(ARGV[2]))
+    else
+      move(id, state, 'QUEUED', at, at + tonumber(ARGV[2]))
       event(id, 'queued', at, 'QUEUED')
     end
-    write(id, 'updated_at', int(at))
-    due_at(id, at + tonumber(ARGV[2]))
     claimed[#claimed + 1] = { id, message, tonumber(hints or '0') }
   else
     redis.call('ZREM', index('due'), id)

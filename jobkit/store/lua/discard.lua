@@ -19,7 +19,6 @@ if state ~= 'DEAD' then
   return { 'refused', state }
 end
 local at = now()
-finish(id, 'DEAD', 'CANCELLED', at)
-write(id, 'reason', ARGV[3] ~= '' and ARGV[3] or 'discarded')
+finish(id, 'DEAD', 'CANCELLED', at, 'reason', ARGV[3] ~= '' and ARGV[3] or 'discarded')
 event(id, 'discarded', at, 'CANCELLED', said('', ARGV[2], ARGV[3]))
 return { 'done', 'CANCELLED' }

@@ -25,7 +25,7 @@ if kind == 'cancel' or kind == 'pause' then
 end
 state = honour(id, 'RUNNING', at, run.request)
 if not state then
-  queue(id, 'RUNNING', at, at)
+  move(id, 'RUNNING', 'QUEUED', at, at)
   event(id, 'interrupted', at, 'QUEUED', reason ~= '' and reason or kind)
   state = 'QUEUED'
 end

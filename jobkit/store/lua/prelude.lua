@@ -58,26 +58,33 @@ local function said(what, actor, reason)
   return text
 end
 
--- Puts a job into another state and into that state's index.
-local function move(id, from, to, at)
-  write(id, 'state', to, 'updated_at', int(at))
-  redis.call('ZREM', index('state:' .. from), id)
-  redis.call('ZADD', index('state:' .. to), int(at), id)
-end
-
 local function due_at(id, moment)
   write(id, 'due_at', int(moment))
   redis.call('ZADD', index('due'), int(moment), id)
 end
 
-local function not_due(id)
-  redis.call('HDEL', key('job', id), 'due_at')
-  redis.call('ZREM', index('due'), id)
-end
-
-local function no_lease(id)
-  redis.call('HDEL', key('job', id), 'lease_until')
-  redis.call('ZREM', index('leases'), id)
+-- Puts a job into another state and into that state's index, writing more
+-- fields with it. What belongs to the state it leaves, a lease or a due time,
+-- goes. `due` gives it a due time in the new state.
+local function move(id, from, to, at, due, ...)
+  local job = key('job', id)
+  if from == 'RUNNING' then
+    redis.call('ZREM', index('leases'), id)
+    redis.call('HDEL', job, 'lease_until', 'request')
+  elseif due then
+    redis.call('HDEL', job, 'request')
+  else
+    redis.call('ZREM', index('due'), id)
+    redis.call('HDEL', job, 'due_at', 'request')
+  end
+  if due then
+    redis.call('ZADD', index('due'), int(due), id)
+    redis.call('HSET', job, 'state', to, 'updated_at', int(at), 'due_at', int(due), ...)
+  else
+    redis.call('HSET', job, 'state', to, 'updated_at', int(at), ...)
+  end
+  redis.call('ZREM', index('state:' .. from), id)
+  redis.call('ZADD', index('state:' .. to), int(at), id)
 end
 
 -- Removes a record and all that points to it.
@@ -96,13 +103,9 @@ end
 
 -- Ends a job: its record stays for the state's retention. The expiry of the
 -- keys themselves is the last chance, for stores that no worker prunes.
-local function finish(id, from, to, at)
-  move(id, from, to, at)
-  no_lease(id)
-  not_due(id)
-  write(id, 'finished_at', int(at))
-  redis.call('HDEL', key('job', id), 'request')
+local function finish(id, from, to, at, ...)
   local expires = at + RETENTION[to]
+  move(id, from, to, at, nil, 'finished_at', int(at), ...)
   redis.call('ZADD', index('expire'), int(expires), id)
   redis.call('PEXPIREAT', key('job', id), int(expires + LAST_CHANCE))
   redis.call('PEXPIREAT', key('events', id), int(expires + LAST_CHANCE))
@@ -117,32 +120,19 @@ local function unfinish(id)
   redis.call('HDEL', key('job', id), 'finished_at', 'reason')
 end
 
-local function queue(id, from, at, due)
-  move(id, from, 'QUEUED', at)
-  no_lease(id)
-  due_at(id, due)
-end
-
 -- Carries out what was asked of a run that has just stopped; nil if nothing was.
 local function honour(id, from, at, request)
   if not request or request == '' then
     return nil
   end
   local kind, actor, reason = string.match(request, '^([^\n]*)\n([^\n]*)\n(.*)$')
-  redis.call('HDEL', key('job', id), 'request')
   if kind == 'cancel' then
-    finish(id, from, 'CANCELLED', at)
-    write(id, 'reason', reason)
-    event(
-      id, 'cancelled', at, 'CANCELLED', said('', actor, reason),
-      read(id, 'progress') or ''
-    )
+    finish(id, from, 'CANCELLED', at, 'reason', reason)
+    local progress = read(id, 'progress') or ''
+    event(id, 'cancelled', at, 'CANCELLED', said('', actor, reason), progress)
     return 'CANCELLED'
   end
-  move(id, from, 'PAUSED', at)
-  no_lease(id)
-  not_due(id)
-  write(id, 'reason', reason)
+  move(id, from, 'PAUSED', at, nil, 'reason', reason)
   event(id, 'paused', at, 'PAUSED', said('', actor, reason))
   return 'PAUSED'
 end
@@ -161,17 +151,10 @@ local function owned(id, fence)
   }
 end
 
-local function keep_lease(id, at, lease)
+local function keep_lease(id, at, lease, ...)
   local till = at + tonumber(lease)
-  write(id, 'lease_until', int(till), 'updated_at', int(at))
+  write(id, 'lease_until', int(till), 'updated_at', int(at), ...)
   redis.call('ZADD', index('leases'), int(till), id)
-end
-
-local function write_snapshot(id, run, position, checkpoint, progress)
-  write(
-    id, 'position', int(math.max(run.position, tonumber(position))),
-    'checkpoint', checkpoint, 'progress', progress
-  )
 end
 
 local function count_error(id, attempt, rate_limited, budgets, error)
@@ -197,9 +180,7 @@ local function lost_owner(id, at, from, error)
   redis.call('HINCRBY', key('job', id), 'recoveries', 1)
   write(id, 'crashes_without_progress', int(crashes))
   if crashes >= tonumber(limit or '3') then
-    write(id, 'error', error)
-    finish(id, from, 'DEAD', at)
-    write(id, 'reason', 'poison')
+    finish(id, from, 'DEAD', at, 'reason', 'poison', 'error', error)
     event(id, 'dead', at, 'DEAD', 'poison', read(id, 'progress') or '')
     return 'DEAD'
   end
@@ -208,7 +189,7 @@ local function lost_owner(id, at, from, error)
   end
   local state = honour(id, from, at, request)
   if not state then
-    queue(id, from, at, at)
+    move(id, from, 'QUEUED', at, at)
     event(id, 'recovered', at, 'QUEUED')
     state = 'QUEUED'
   end

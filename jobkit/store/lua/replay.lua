@@ -27,6 +27,6 @@ if mode == 'restart' then
   redis.call('HDEL', job, 'checkpoint', 'progress')
   write(id, 'position', 0)
 end
-queue(id, 'DEAD', at, at)
+move(id, 'DEAD', 'QUEUED', at, at)
 event(id, 'replayed', at, 'QUEUED', said(mode, ARGV[3], ARGV[4]))
 return { 'done', 'QUEUED' }

@@ -14,7 +14,7 @@ end
 local at = now()
 if state == 'PAUSED' then
   redis.call('HDEL', key('job', id), 'reason')
-  queue(id, 'PAUSED', at, at)
+  move(id, 'PAUSED', 'QUEUED', at, at)
   event(id, 'resumed', at, 'QUEUED', ARGV[2])
   return { 'done', 'QUEUED' }
 end

@@ -23,8 +23,6 @@ state = honour(id, 'RUNNING', at, run.request)
 if state then
   return state
 end
-move(id, 'RUNNING', 'RETRYING', at)
-no_lease(id)
-due_at(id, at + tonumber(ARGV[7]))
+move(id, 'RUNNING', 'RETRYING', at, at + tonumber(ARGV[7]))
 event(id, 'retrying', at, 'RETRYING', ARGV[7])
 return 'RETRYING'

@@ -15,9 +15,10 @@ if not run then
 end
 if seq > run.seq then
   local at = now()
-  write(id, 'save_seq', ARGV[3])
-  write_snapshot(id, run, ARGV[4], ARGV[5], ARGV[6])
-  keep_lease(id, at, ARGV[7])
+  keep_lease(
+    id, at, ARGV[7], 'save_seq', ARGV[3], 'checkpoint', ARGV[5], 'progress', ARGV[6],
+    'position', int(math.max(run.position, tonumber(ARGV[4])))
+  )
   redis.call(
     'XADD', key('ticks', id), 'MAXLEN', TICKS_KEPT, '*', 'name', 'progressed',
     'at', int(at), 'state', 'RUNNING', 'detail', '', 'progress', ARGV[6]

@@ -13,10 +13,9 @@ if not run then
   return state == 'SUCCEEDED' and held == ARGV[2] and 'ok' or 'lost'
 end
 local at = now()
-write_snapshot(id, run, ARGV[3], ARGV[4], ARGV[5])
-finish(id, 'RUNNING', 'SUCCEEDED', at)
-if ARGV[6] ~= '' then
-  write(id, 'reason', ARGV[6])
-end
+finish(
+  id, 'RUNNING', 'SUCCEEDED', at, 'checkpoint', ARGV[4], 'progress', ARGV[5],
+  'position', int(math.max(run.position, tonumber(ARGV[3]))), 'reason', ARGV[6]
+)
 event(id, 'succeeded', at, 'SUCCEEDED', ARGV[6], ARGV[5])
 return 'ok'

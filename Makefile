@@ -42,7 +42,7 @@ demo: install ## Sync 50,000 orders and kill workers meanwhile; ARGS="--no-kill"
 	$(BIN)/python examples/order_sync/demo.py $(ARGS)
 
 bench: install ## Measure against tqdm and plain Celery
-	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 compat: install services ## Run Celery's own integration tests with our task class
 	$(BIN)/python tests/compat/run.py $(ARGS)

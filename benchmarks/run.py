@@ -1,0 +1,178 @@
+"""Measure jobkit against tqdm and against plain Celery, as ratios of one run.
+
+Every comparison is interleaved, round by round, and the median of its rounds is
+shown: on a machine that others use too, only ratios mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+from tqdm import tqdm
+
+from benchmarks import tasks
+from jobkit import JobKit, ProgressTask
+from jobkit.job import NewJob, Progress
+from jobkit.store.base import Snapshot
+from tests.servers import ValkeyServer
+from tests.waiting import wait_until
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def rounds(count: int, **works: Callable[[], float]) -> dict[str, float]:
+    """The median of each, measured in turn."""
+    seen: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(count):
+        for name, work in works.items():
+            seen[name].append(work())
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+def show(what: str, ratio: float, budget: str, *, kept: bool) -> bool:
+    """One line of the report."""
+    print(f"{what:58} {ratio:6.2f}   {budget:10} {'ok' if kept else 'MISSED'}")
+    return kept
+
+
+def per_item(items: int, count: int) -> bool:
+    """What going through a stage costs beside tqdm, per item."""
+
+    class Through(ProgressTask):
+        name = "bench.through"
+        stages = ("items",)
+
+        def run(self, loop: Callable[[Any], None]) -> None:
+            with self.stage("items", total=items) as stage:
+                loop(stage.iterate(range(items), cursor=lambda item: item))
+
+    task = tasks.app.register_task(Through())
+
+    def loop(source: Any) -> None:
+        for _ in source:
+            pass
+
+    with Path(os.devnull).open("w") as nowhere:
+        cost = rounds(
+            count,
+            bare=lambda: seconds(lambda: loop(range(items))),
+            tqdm=lambda: seconds(lambda: loop(tqdm(range(items), file=nowhere))),
+            jobkit=lambda: seconds(lambda: task(loop)),
+        )
+    ours, theirs = cost["jobkit"] - cost["bare"], cost["tqdm"] - cost["bare"]
+    print(
+        f"  per item: bare {cost['bare'] / items * 1e9:.0f} ns, "
+        f"tqdm +{theirs / items * 1e9:.0f} ns, iterate +{ours / items * 1e9:.0f} ns",
+    )
+    ratio = ours / theirs
+    return show("iterate / tqdm, cost per item", ratio, "<= 0.5", kept=ratio <= 0.5)
+
+
+def short_jobs(url: str, jobs: int, count: int) -> bool:
+    """How many short jobs a worker does, beside plain tasks."""
+    broker = redis.Redis.from_url(f"{url}/0")
+    backend = redis.Redis.from_url(f"{url}/1")
+
+    def all_done(task: Any) -> float:
+        tasks.app.control.cancel_consumer(tasks.QUEUE, reply=True, timeout=5)
+        results = [task.delay(i, i) for i in range(jobs)]
+        keys = [f"celery-task-meta-{result.id}" for result in results]
+        start = time.perf_counter()
+        tasks.app.control.add_consumer(tasks.QUEUE, reply=False)
+        wait_until(lambda: backend.exists(*keys) == jobs, "results", timeout=120)
+        wait_until(lambda: broker.hlen("unacked") == 0, "acks", timeout=20)
+        return time.perf_counter() - start
+
+    cost = rounds(
+        count, plain=lambda: all_done(tasks.plain), job=lambda: all_done(tasks.job)
+    )
+    print(
+        f"  short jobs a second: plain late-ack {jobs / cost['plain']:.0f}, "
+        f"job {jobs / cost['job']:.0f}",
+    )
+    ratio = cost["plain"] / cost["job"]
+    return show(
+        "short jobs / plain late-ack tasks, throughput",
+        ratio,
+        ">= 0.85",
+        kept=ratio >= 0.85,
+    )
+
+
+def one_report(count: int) -> bool:
+    """What one save of progress and checkpoint costs, beside update_state."""
+    store = JobKit(tasks.app).store
+    store.enqueue(NewJob("bench", tasks.progress.name, ""), "token", 300)
+    store.begin("bench", "token", "bench/1", 300)
+    seen = Progress(current=412, total=50_000, percent=0.8, stage="items")
+    calls = 500
+    number = iter(range(1, 10**9))
+    meta = {"current": 412, "total": 50_000, "percent": 0.8, "description": "items"}
+
+    def save() -> None:
+        for _ in range(calls):
+            n = next(number)
+            store.save("bench", 1, n, Snapshot(n, '{"cursor": 412}', seen), 300)
+
+    def update() -> None:
+        for _ in range(calls):
+            tasks.progress.update_state("bench-plain", "PROGRESS", meta)
+
+    cost = rounds(count, save=lambda: seconds(save), update=lambda: seconds(update))
+    print(
+        f"  one report: save {cost['save'] / calls * 1e6:.0f} us, "
+        f"update_state {cost['update'] / calls * 1e6:.0f} us",
+    )
+    ratio = cost["save"] / cost["update"]
+    return show("save / update_state, one call", ratio, "<= 1", kept=ratio <= 1)
+
+
+def main() -> int:
+    """Run all of it; 1 if a budget was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    options = parser.parse_args()
+    with ValkeyServer() as server:
+        url = server.url.removesuffix("/0")
+        tasks.use(url)
+        worker = subprocess.Popen(  # noqa: S603 - our own worker
+            [
+                *(sys.executable, "-W", "ignore", "-m", "celery"),
+                *("-A", "benchmarks.tasks", "worker", "-Q", tasks.QUEUE),
+                *("-c", "2", "-l", "ERROR", "--without-mingle"),
+            ],
+            env={**os.environ, "BENCH_VALKEY": url},
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            tasks.job.delay(1, 1).get(timeout=60)
+            kept = [
+                per_item(options.items, options.rounds),
+                short_jobs(url, options.jobs, options.rounds),
+                one_report(options.rounds),
+            ]
+        finally:
+            worker.terminate()
+            worker.wait(timeout=30)
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

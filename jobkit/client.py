@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from jobkit.errors import JobNotFound, NotAllowed
+from jobkit.errors import JobNotFound, NotAllowed, SettingsError
 from jobkit.job import Event, Job, Page, ReplayMode
 from jobkit.states import State
 from jobkit.store.base import Store
@@ -62,10 +62,19 @@ class Client:
 
         A page's ``next`` goes into ``after`` for the next page; it is None at
         the end. A page may be short, even empty, although more follow.
+
+        Raises:
+            SettingsError: There is no such state, or ``limit`` is below 1.
         """
-        wanted = State(state) if state else None
+        if limit < 1:
+            raise SettingsError(f"A page has room for one job at least: limit={limit}.")
         return self.store.list(
-            state=wanted, task=task, queue=queue, owner=owner, after=after, limit=limit
+            state=_state(state) if state else None,
+            task=task,
+            queue=queue,
+            owner=owner,
+            after=after,
+            limit=limit,
         )
 
     def counts(self) -> dict[State, int]:
@@ -145,7 +154,7 @@ class Client:
             NotAllowed: It is not dead. JobNotFound as above.
         """
         if mode not in ("resume", "restart"):
-            raise ValueError(f"A replay is 'resume' or 'restart', not {mode!r}.")
+            raise SettingsError(f"A replay is 'resume' or 'restart', not {mode!r}.")
         answer, state = self.store.replay(job_id, mode, actor, reason)
         if answer == "refused":
             raise NotAllowed(
@@ -166,3 +175,11 @@ class Client:
                 f"Job {job_id!r} is {state} and not dead: only dead jobs are discarded.",
                 state,
             )
+
+
+def _state(name: str) -> State:
+    if name not in set(State):
+        raise SettingsError(
+            f"There is no state {name!r}: use one of {[*map(str, State)]}."
+        )
+    return State(name)

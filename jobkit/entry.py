@@ -12,7 +12,7 @@ from celery.utils.time import maybe_make_aware
 
 from jobkit import clock, execution, signals
 from jobkit.errors import StoreUnavailable
-from jobkit.execution import Resend
+from jobkit.execution import Execution, Resend
 from jobkit.job import Message
 from jobkit.publishing import Publish, broker_errors
 
@@ -45,12 +45,16 @@ class Entry:
     def decide(self, message: Message, publish: Publish) -> None:
         """Record and publish; or hand it to the run that it comes from."""
         current = execution.current()
-        if current is None or current.id != self._id or current.run.ended:
+        if current is None or not self._comes_from(current):
             self._enqueue(message, publish)
         elif current.retrying:
             current.resend = Resend(message, self._delay or 0.0)
         elif current.replaced_by(self._task.new_job(self._id, message)):
             self._publish(publish)
+
+    def _comes_from(self, current: Execution) -> bool:
+        at_its_end = current.local or current.run.ended
+        return current.id == self._id and not at_its_end
 
     def _enqueue(self, message: Message, publish: Publish) -> None:
         kit = self._task.kit

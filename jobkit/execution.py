@@ -94,19 +94,19 @@ class Execution:
 
         Raises what Celery has to see instead of it, if anything.
         """
-        match error:
-            case Interrupted():
-                self.interrupted(error)
+        match self.run.left(error):
+            case Interrupted() as stop:
+                self.interrupted(stop)
             case Ignore():
                 self.ignored()
             case Reject():
                 self.rejected(error)
             case Retry():
                 self.retried(error)
-            case MemoryError():
-                self.out_of_memory(error)
-            case Exception():
-                self.failed(error)
+            case MemoryError() as fault:
+                self.out_of_memory(fault)
+            case Exception() as fault:
+                self.failed(fault)
             case _:
                 self.exiting()
 
@@ -155,6 +155,8 @@ class Execution:
 
     def failed(self, error: Exception) -> None:
         """An error: wait and try again (raises Retry), or let it stand."""
+        if self.local and self.run.ended:  # it is its replacement's
+            return
         decision = self._decide(error)
         failure = _failure(error, decision)
         if not decision.retry:
@@ -207,6 +209,9 @@ class Execution:
 
     def out_of_memory(self, error: MemoryError) -> None:
         """The task ran out of memory: a crash that the process survived."""
+        if self.local:
+            self.failed(error)
+            return
         info = _info(error, "infrastructure")
         run = self.run
         released = run.insist(lambda: self.store.crash(self.id, run.job.worker, info))
@@ -228,11 +233,13 @@ class Execution:
         try:
             if self.run.ended:
                 return
-            if state == states.SUCCESS and self.resend is not None:
+            again = self.resend or (self.local and isinstance(retval, Retry))
+            if state == states.SUCCESS and again:
                 self.resent(Retry("retry without throw"))
             elif state == states.SUCCESS:
                 self.succeed()
-            elif state == states.FAILURE:
+            elif state == states.FAILURE or (self.local and self.failure):
+                # Eager errors that propagate leave Celery without a state.
                 self.bury(retval)
         except (LeaseLost, Ignore) as stop:
             logger.warning("Job %s could not be ended here: %s", self.id, stop)
@@ -318,9 +325,10 @@ class Execution:
         if state is State.CANCELLED:
             asked = self.run.lease.request
             reason = asked.reason if asked else ""
-            self.task.backend.mark_as_revoked(
-                self.id, reason or "cancelled", request=self.request
-            )
+            if not self.local:
+                self.task.backend.mark_as_revoked(
+                    self.id, reason or "cancelled", request=self.request
+                )
             signals.job_cancelled.send(
                 sender=self.task.name, job_id=self.id, reason=reason
             )

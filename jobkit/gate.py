@@ -64,6 +64,9 @@ class Gate:
         if start.job is None:
             self._refuse(start)
         current = self._execute(start.job)
+        # A copy of a request takes what it does not know for a header, but only
+        # where headers are None.
+        self._request.headers = self._request.headers or {}
         self._request.jobkit_execution = current
         misfit = current.run.misfit
         if misfit:
@@ -94,7 +97,9 @@ class Gate:
 
     def _try_to_begin(self, token: str, worker: str) -> Start:
         start = self._store.begin(self._id, token, worker, self._lease)
-        if start.outcome == "unknown":
+        # An eager run that was replaced has ended, and its id is free.
+        free = ("unknown", "finished") if self._local else ("unknown",)
+        if start.outcome in free:
             self._adopt()
         elif start.outcome == "not_due" and self._local:
             self._store.claim_due(sys.maxsize, self._lease)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -28,7 +28,7 @@ class StageRun:
         self.index = index
         self.state = state
         self._run = run
-        self._items: Iterator[Any] | None = None
+        self._items: Generator[Any, None, None] | None = None
         every = run.checkpoint_every
         self._save_at = state.current + every if every else sys.maxsize
 
@@ -42,8 +42,12 @@ class StageRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._items is not None:
-            self._items.close()  # type: ignore[attr-defined]
+        try:
+            if self._items is not None:
+                self._items.close()
+        except BaseException as failed:
+            self._run.closed(self, failed)
+            raise
         self._run.closed(self, error)
 
     @property
@@ -63,8 +67,7 @@ class StageRun:
         self.state.current += n
         if message is not None:
             self._run.say(message)
-        if self._run.lease.attention:
-            self._run.attend()
+        self._attend(self.state.current)
 
     def set(self, current: int, total: int | None, message: str | None) -> None:
         """Say how many items are done, out of how many; never fewer than before."""
@@ -73,8 +76,7 @@ class StageRun:
         self.state.total = total_of(total, self.name)
         self.state.current = max(self.state.current, current)
         self._run.say(message)
-        if self._run.lease.attention:
-            self._run.attend()
+        self._attend(self.state.current)
 
     def message(self, text: str | None) -> None:
         """Show a text beside the progress (the first 2,000 characters)."""
@@ -120,12 +122,13 @@ class StageRun:
             )
         if total is not None:
             self.state.total = total_of(total, self.name)
-        self._items = iter(()) if self.done else self._rest(source, cursor)
-        return self._items
+        left = self._by_item((), None) if self.done else self._rest(source, cursor)
+        self._items = left
+        return left
 
     def _rest(
         self, source: Source[T], cursor: Callable[[T], Any] | None
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         if not callable(source):
             if self.state.total is None and isinstance(source, Sized):
                 self.state.total = len(source)
@@ -143,7 +146,7 @@ class StageRun:
 
     def _by_item(
         self, items: Iterable[T], cursor: Callable[[T], Any] | None
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         # The hot loop: beside the count it reads one attribute an item. The
         # first item is looked at, so that a cursor that cannot be kept is
         # refused before a second item is handled.
@@ -161,7 +164,7 @@ class StageRun:
             if count > start:
                 self._mark(count, cursor, last)
 
-    def _by_source(self, items: Any) -> Iterator[T]:
+    def _by_source(self, items: Any) -> Generator[T, None, None]:
         lease, count, place = self._run.lease, self.state.current, None
         start, due = count, count + 1
         try:
@@ -179,9 +182,10 @@ class StageRun:
                 items.close()
 
     def _mark(self, count: int, cursor: Callable[[Any], Any] | None, item: Any) -> None:
-        self.state.current = count
+        # First the cursor, which may be refused: it and the count belong together.
         if cursor is not None:
             self.state.place(cursor(item), self.name)
+        self.state.current = count
 
     def _attend(self, count: int) -> int:
         """Save if it is time to, and tell at which count to look again."""

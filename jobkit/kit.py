@@ -42,6 +42,9 @@ class JobKit:
         self.drain = DrainFlag()
         self.keeper = Keeper(self.drain.is_set)
         self._given = store
+        earlier: JobKit | None = getattr(app, "jobkit", None)
+        if earlier is not None:
+            before_task_publish.disconnect(earlier._sent_by_name)  # noqa: SLF001 - our own
         cast("Any", app).jobkit = self
         app.steps["worker"].add(JobStep)
         before_task_publish.connect(self._sent_by_name, weak=False)

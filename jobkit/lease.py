@@ -12,7 +12,6 @@ from jobkit.errors import (
     Cancelled,
     Drained,
     Interrupted,
-    JobkitError,
     LeaseLost,
     Paused,
     StoreUnavailable,
@@ -102,7 +101,7 @@ class Lease:
                 "Job %s cannot renew its lease and stops in %.1f s: %s",
                 *(self.job_id, max(left, 0.0), error),
             )
-        except JobkitError:
+        except Exception:  # this thread keeps all the leases of its process
             logger.exception("Job %s cannot renew its lease", self.job_id)
         else:
             self.confirm(now, kept)

@@ -28,9 +28,12 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
             raise SettingsError(f"A stage needs a name that is a text: {self.name!r}.")
-        if not (self.weight > 0 and math.isfinite(self.weight)):
+        # A name out of an enum is kept as the text that it is.
+        object.__setattr__(self, "name", str.__str__(self.name))
+        if not _is_weight(self.weight):
             raise SettingsError(
-                f"Stage {self.name!r} has weight {self.weight!r}; it must be above 0.",
+                f"Stage {self.name!r} has weight {self.weight!r}; it must be a number "
+                "above 0.",
             )
 
 
@@ -45,8 +48,12 @@ class Plan:
         """Read a task's ``stages``.
 
         Raises:
-            SettingsError: A name comes twice, or an entry is no stage.
+            SettingsError: It is no list, a name comes twice, or an entry is no stage.
         """
+        if declared is not None and not isinstance(declared, list | tuple):
+            raise SettingsError(
+                f"The stages of a task are a list of names and Stages, not {declared!r}.",
+            )
         stages = tuple(_stage(entry) for entry in declared or ())
         names = [stage.name for stage in stages]
         for name in names:
@@ -71,6 +78,12 @@ class Plan:
                 f"{list(self.names)}. Add it to stages=[...].",
             )
         return self.names.index(name)
+
+
+def _is_weight(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value > 0 and math.isfinite(value)
 
 
 def _stage(entry: str | Stage) -> Stage:

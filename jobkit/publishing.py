@@ -174,6 +174,11 @@ def to_context(message: Message) -> Context:
         args=args,
         kwargs=kwargs,
         called_directly=False,
+        delivery_info={
+            "exchange": message.exchange,
+            "routing_key": message.routing_key,
+            "priority": message.properties.get("priority"),
+        },
     )
 
 

@@ -80,7 +80,9 @@ def mirror(task: Any, request: Any, state: str, info: Any = None) -> None:
 
     A backend that is down or refuses is only logged: it holds no truth.
     """
-    if task.ignore_result or request.ignore_result or request.is_eager:
+    if request.is_eager or request.called_directly:
+        return
+    if task.ignore_result or request.ignore_result:
         return
     try:
         task.backend.store_result(request.id, info, state, request=request)

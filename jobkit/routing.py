@@ -60,12 +60,22 @@ def install(app: Celery, routing_map: RoutingMap | None) -> None:
             app.amqp.queues.add(queue)
         else:
             app.amqp.queues.select_add(queue)
-    # `update` tells Celery to forget the router it made before; plain setting of
-    # the attribute does not.
-    app.conf.update(
+    _set(
+        app.conf,
         task_queues=tuple(declared.values()),
         task_routes=[MapRouter(routing_map), *_other_routes(app.conf.task_routes)],
     )
+
+
+def _set(conf: Any, **values: Any) -> None:
+    """Set what Celery shall read, wherever the project wrote it."""
+    # Before 5.7 a name with the namespace wins, wherever it is set.
+    space = conf.prefix or ""
+    cased = str.upper if space.isupper() else str.lower
+    spaced = {cased(space + name): value for name, value in values.items()}
+    # `update` tells Celery to forget the router it made before; plain setting of
+    # the attribute does not.
+    conf.update(**{**spaced, **values})
 
 
 def _other_routes(routes: Any) -> list[Any]:

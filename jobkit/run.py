@@ -66,9 +66,13 @@ class Run:
 
     # -- what user code calls -------------------------------------------------
 
-    def stage(self, name: str, total: int | None = None) -> StageRun:
+    def stage(
+        self, name: str, total: int | None = None, title: str | None = None
+    ) -> StageRun:
         """Begin a stage; see ``ProgressTask.stage``."""
         index = self._use(name)
+        name = self.plan.names[index]
+        self.say(title or self.plan.stages[index].title)
         state = self.saved.stage(name)
         state.total = total_of(total, name) if total is not None else state.total
         return StageRun(self, name, index, state)
@@ -149,7 +153,6 @@ class Run:
         """Make a stage the current one."""
         same = self.progress.stage == stage.name
         self._open = stage
-        self._message = None
         self._pace = Pace(self.saved.rate if same else None)
         self._pace.measure(stage.state.current, clock.monotonic())
 
@@ -163,6 +166,18 @@ class Run:
         elif not isinstance(error, Interrupted):
             self.save()
         self._open = None
+
+    def left(self, error: BaseException) -> BaseException:
+        """Save the stage of a task that declares none, which no block closes.
+
+        Returns what the run ends with: the error, or that its lease is lost.
+        """
+        try:
+            if self._open is not None and not self.ended:
+                self.closed(self._open, error)
+        except LeaseLost as lost:
+            return lost
+        return error
 
     def say(self, text: str | None) -> None:
         """Show a message beside the progress."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from celery import Celery, Task
+from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.exceptions import Reject, Retry
 from celery.signals import task_postrun
 
@@ -193,7 +194,11 @@ class JobTask(BaseTask):
         if current is None:  # a before_start that did not call super()
             current = Gate(self).enter()
         current.entered = True
-        body = self.run if request.is_eager else super().__call__
+        beneath = super().__call__
+        # Celery's own would push the request once more where nothing guards it
+        # against that: in eager mode, and in workers that a process embeds.
+        is_own = getattr(beneath, "__func__", None) is Task.__call__
+        body = self.run if is_own else beneath
         try:
             result = body(*args, **kwargs)
         except BaseException as error:
@@ -203,6 +208,7 @@ class JobTask(BaseTask):
         return result
 
     def _directly(self, args: Any, kwargs: Any) -> Any:
+        _task_stack.push(self)
         self.push_request(args=args, kwargs=kwargs, called_directly=True)
         try:
             current = Gate(self).enter()
@@ -216,6 +222,7 @@ class JobTask(BaseTask):
             return result
         finally:
             self.pop_request()
+            _task_stack.pop()
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's ``retry``: the wait is kept in the store, not in a worker."""
@@ -238,6 +245,8 @@ class JobTask(BaseTask):
         current = execution.of(self.request)
         if current is not None:
             current.replacing = True
+            if self.request.is_eager:
+                current.ignored()
         return super().replace(sig, *args, **kwargs)
 
     @property
@@ -266,7 +275,8 @@ class ProgressTask(JobTask):
     ) -> StageRun:
         """Begin a declared stage: ``with self.stage("import") as stage: ...``.
 
-        ``total`` is the number of its items, None while it is not known. At the
+        ``total`` is the number of its items, None while it is not known; ``title``
+        is its first message, in place of the one it is declared with. At the
         end of the block the stage is finished, and saved; a later run of the
         job skips it.
 
@@ -274,12 +284,9 @@ class ProgressTask(JobTask):
             StageError: It is not declared, used a second time, out of order or
                 inside another; or the total is not a number from 0 on.
         """
-        stage = self._execution.run.stage(name, total_of(total, name))
-        if title is not None:
-            self._execution.run.say(title)
-        return stage
+        return self._execution.run.stage(name, total_of(total, name), title)
 
-    def step(self, name: str, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def step(self, name: str, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call ``fn`` once in the life of the job; later runs get the saved value.
 
         Raises:

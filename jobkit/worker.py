@@ -24,7 +24,7 @@ from jobkit.job import ErrorInfo
 from jobkit.publishing import Publisher
 from jobkit.rescue import Rescue
 from jobkit.states import State
-from jobkit.store.base import Released
+from jobkit.store.base import Failure, Released
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -103,7 +103,10 @@ class JobStep(bootsteps.StartStopStep):
         self._threads.append(thread)
 
     def _released(self, released: Released) -> None:
-        announce(self.kit, released)
+        try:
+            announce(self.kit, released)
+        except Exception:  # the other jobs of the round are told all the same
+            logger.exception("Celery was not told that job %s ended", released.id)
 
 
 def announce(kit: JobKit, released: Released) -> None:
@@ -139,8 +142,11 @@ class JobRequest(_Request):  # type: ignore[misc]
             error = error.exc
         stopped = self._already_cancelled or self._already_revoked
         if isinstance(error, Terminated):
-            self._tell("cancel", error)
-        elif _is_lost(error) and not stopped and self._tell("crash", error):
+            # A cold shutdown cancels requests, it does not revoke tasks.
+            self._tell(
+                self._crashed if self._already_cancelled else self._revoked, error
+            )
+        elif _is_lost(error) and not stopped and self._tell(self._crashed, error):
             task_ready(self)
             self.acknowledge()
             return None
@@ -149,50 +155,62 @@ class JobRequest(_Request):  # type: ignore[misc]
     def on_timeout(self, soft: Any, timeout: float) -> Any:
         """A hard time limit ends the job as its task: for good."""
         if not soft:
-            self._tell("time_limit", TimeLimitExceeded(timeout))
+            self._tell(self._timed_out, TimeLimitExceeded(timeout))
         return super().on_timeout(soft, timeout)
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> Any:
-        self._tell("cancel", None)
+        self._tell(self._revoked, None)
         return super()._announce_revoked(*args, **kwargs)
 
-    def _tell(self, what: str, error: BaseException | None) -> bool:
+    def _tell(self, ending: Callable[[Any], bool], error: BaseException | None) -> bool:
         """Tell the store; whether the job goes on, so that Celery need not know."""
         try:
-            return self._told(what, error)
+            return ending(error)
         except JobkitError as trouble:
             # Its lease ends, and the rescue sees to it.
-            logger.warning("Job %s: %s is not recorded: %s", self.id, what, trouble)
-            return what == "crash"
+            logger.warning("The end of job %s is not recorded: %s", self.id, trouble)
+            return True
 
-    def _told(self, what: str, error: BaseException | None) -> bool:
-        store = self._kit.store
-        worker = self.hostname
-        if self.worker_pid:
-            worker = f"{worker}/{self.worker_pid}"
-        info = ErrorInfo(
-            type(error).__name__ if error else "Revoked",
-            str(error or "revoked"),
-            verdict="time_limit" if what == "time_limit" else "infrastructure",
+    @property
+    def _worker(self) -> str:
+        """What the run's ``worker`` is, as far as it is known here."""
+        return (
+            f"{self.hostname}/{self.worker_pid}" if self.worker_pid else self.hostname
         )
-        if what == "cancel":
-            _, state = store.ask(self.id, "cancel", "celery", "revoked")
-            if state is State.RUNNING and isinstance(error, Terminated):
-                store.crash(self.id, worker, info)
-            return False
-        released = store.crash(self.id, worker, info)
+
+    def _crashed(self, error: BaseException) -> bool:
+        info = ErrorInfo(type(error).__name__, str(error), verdict="infrastructure")
+        released = self._kit.store.crash(self.id, self._worker, info)
         if released is None:
             return True
         if released.state is State.DEAD:
-            signals.job_dead.send(
-                sender=released.task, job_id=self.id, reason="poison", error=info
-            )
-            return False
-        if released.state is State.CANCELLED:
+            self._died("poison", released.task, info)
+        elif released.state is State.CANCELLED:
             announce(self._kit, released)
         else:
             signals.job_recovered.send(sender=released.task, job_id=self.id)
-        return True
+        return released.state is not State.DEAD
+
+    def _revoked(self, error: BaseException | None) -> bool:
+        store = self._kit.store
+        _, state = store.ask(self.id, "cancel", "celery", "revoked")
+        if state is State.RUNNING and error is not None:
+            # Its child is gone, so nobody else would carry it out.
+            store.crash(self.id, self._worker, ErrorInfo("Terminated", str(error)))
+        return False
+
+    def _timed_out(self, error: BaseException) -> bool:
+        # The fence is the child's; what it does meanwhile wins or is refused.
+        store = self._kit.store
+        job = store.get(self.id)
+        if job is not None and job.worker == self._worker:
+            info = ErrorInfo(type(error).__name__, str(error), verdict="time_limit")
+            if store.bury(self.id, job.fence, Failure(info, job.budgets), "time_limit"):
+                self._died("time_limit", job.task, info)
+        return False
+
+    def _died(self, reason: str, task: str, info: ErrorInfo) -> None:
+        signals.job_dead.send(sender=task, job_id=self.id, reason=reason, error=info)
 
 
 def _is_lost(error: BaseException) -> bool:

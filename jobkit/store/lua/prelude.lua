@@ -98,6 +98,11 @@ local function forget(id)
     redis.call('ZREM', index('task:' .. task), id)
     redis.call('ZREM', index('queue:' .. (queue_name or '')), id)
     redis.call('ZREM', index('owner:' .. (owner or '')), id)
+  else
+    -- The record was gone first; the lists drop what is left when they see it.
+    for finished in pairs(FINISHED) do
+      redis.call('ZREM', index('state:' .. finished), id)
+    end
   end
 end
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -14,7 +16,7 @@ from jobkit import clock, execution, signals
 from jobkit.errors import StoreUnavailable
 from jobkit.execution import Execution, Resend
 from jobkit.job import Message
-from jobkit.publishing import Publish, broker_errors
+from jobkit.publishing import ETA, Publish, broker_errors
 
 if TYPE_CHECKING:
     from jobkit.task import JobTask
@@ -49,8 +51,10 @@ class Entry:
             self._enqueue(message, publish)
         elif current.retrying:
             current.resend = Resend(message, self._delay or 0.0)
-        elif current.replaced_by(self._task.new_job(self._id, message)):
-            self._publish(publish)
+        else:
+            new = self._task.new_job(self._id, message)
+            if current.replaced_by(new, self._delay) and not self._delay:
+                self._publish(publish)
 
     def _comes_from(self, current: Execution) -> bool:
         at_its_end = current.local or current.run.ended
@@ -78,6 +82,16 @@ class Entry:
                 kit.store.published(self._id, kit.settings.hint_seconds, ok=False)
             except StoreUnavailable:
                 logger.warning("Job %s is published when its hint is due", self._id)
+
+
+def with_eta(
+    app: Celery, headers: Mapping[str, Any] | None, delay: float | None
+) -> dict[str, Any]:
+    """The headers, with the time that a delayed job will tell as its ``eta``."""
+    kept = {name: value for name, value in (headers or {}).items() if name != ETA}
+    if delay:
+        kept[ETA] = (app.now() + timedelta(seconds=delay)).isoformat()
+    return kept
 
 
 def delay_of(app: Celery, countdown: float | None, eta: Any) -> float | None:

@@ -78,11 +78,15 @@ class Execution:
             self.mirrored = now
             mirror(self.task, self.request, "PROGRESS", meta(progress))
 
-    def replaced_by(self, new: NewJob) -> bool:
-        """Hand the job's id over to another task; False if it is not ours."""
+    def replaced_by(self, new: NewJob, delay: float | None = None) -> bool:
+        """Hand the job's id over to another task; False if it is not ours.
+
+        With a ``delay`` its message is published by a worker after that time.
+        """
         run = self.run
+        due = delay or REPLACE_GRACE
         state = run.insist(
-            lambda: self.store.replace(self.id, run.lease.fence, new, REPLACE_GRACE)
+            lambda: self.store.replace(self.id, run.lease.fence, new, due)
         )
         self._end()
         return state is State.QUEUED

@@ -17,7 +17,7 @@ from jobkit.errors import StoreUnavailable
 from jobkit.execution import Execution
 from jobkit.job import Job, Message
 from jobkit.lease import Lease
-from jobkit.publishing import from_request
+from jobkit.publishing import ETA, from_request
 from jobkit.run import Run
 from jobkit.store.base import Start, Store
 from jobkit.store.memory import MemoryStore
@@ -66,7 +66,9 @@ class Gate:
         current = self._execute(start.job)
         # A copy of a request takes what it does not know for a header, but only
         # where headers are None.
-        self._request.headers = self._request.headers or {}
+        headers = dict(self._request.headers or {})
+        self._request.eta = headers.pop(ETA, self._request.eta)
+        self._request.headers = headers
         self._request.jobkit_execution = current
         misfit = current.run.misfit
         if misfit:

@@ -96,7 +96,7 @@ class StageRun:
         self,
         source: Source[T],
         total: int | None = None,
-        cursor: Callable[[T], Any] | None = None,
+        cursor: Callable[[Any], Any] | None = None,
     ) -> Iterator[T]:
         """Go through the items of ``source`` that are not done yet.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +27,9 @@ _NOT_PROPERTIES = frozenset(
         *("content_type", "content_encoding", "mandatory", "immediate"),
     },
 )
+
+ETA = "jobkit_eta"
+"""The header for the ``eta`` of a job: Celery's would have a worker hold it."""
 
 Publish = Callable[[], None]
 Decide = Callable[[Message, Publish], None]
@@ -100,7 +102,7 @@ def _kept(values: dict[str, Any]) -> dict[str, Any]:
     try:
         codec.dumps(values)
     except CodecError:
-        plain: dict[str, Any] = json.loads(kombu_json.dumps(values))
+        plain: dict[str, Any] = kombu_json.loads(kombu_json.dumps(values))
         return plain
     return values
 
@@ -224,7 +226,12 @@ class Publisher:
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            self._connection = self._app.connection_for_write()
+            connection = self._app.connection_for_write()
+            # One try at each of its addresses: the next round comes soon.
+            options = connection.transport_options or {}
+            once = {"max_retries": max(0, len(connection.alt) - 1)}
+            connection.transport_options = {**options, **once}
+            self._connection = connection
         return self._connection
 
     def _declare(self, message: Message) -> list[Any]:

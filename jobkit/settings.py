@@ -55,6 +55,7 @@ class Settings:
     retry_policy: Any = None
     hint_seconds: float = 300.0
     dispatch_interval: float = 0.5
+    ack_after: float = 10.0
     mirror_interval: float = 2.0
     keep_succeeded: float = DAY
     keep_partial: float = 7 * DAY
@@ -178,6 +179,7 @@ _KINDS = {
     ),
     "hint_seconds": _PERIOD,
     "dispatch_interval": _PERIOD,
+    "ack_after": _PERIOD,
     "mirror_interval": _Kind(
         "seconds, 0 (never) or more", lambda v: _is_number(v) and v >= 0, _seconds
     ),

@@ -12,8 +12,8 @@ from celery.exceptions import Reject, Retry
 from celery.signals import task_postrun
 
 from jobkit import execution
-from jobkit.entry import ENTERING, KEYS, Entry, delay_of
-from jobkit.errors import JobkitError
+from jobkit.entry import ENTERING, KEYS, Entry, delay_of, with_eta
+from jobkit.errors import JobkitError, SettingsError
 from jobkit.execution import Execution
 from jobkit.gate import Gate
 from jobkit.items import StageRun
@@ -26,6 +26,7 @@ from jobkit.publishing import (
 from jobkit.results import JobResult
 from jobkit.retry import RetryPolicy
 from jobkit.run import CurrentJob
+from jobkit.settings import KEY, Settings
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -35,6 +36,9 @@ else:
     BaseTask = Task
 
 T = TypeVar("T")
+
+LIKE_SETTINGS = ("lease_seconds", "checkpoint_interval", "checkpoint_every")
+"""Options of a task that take what the settings of the same names take."""
 
 
 class JobTask(BaseTask):
@@ -68,10 +72,21 @@ class JobTask(BaseTask):
         Raises:
             SettingsError: One of them is wrong.
         """
+        try:
+            cls._check_options()
+        except SettingsError as error:
+            raise SettingsError(f"Task {cls.name!r}: {error}") from None
+        kit_of(app)
+
+    @classmethod
+    def _check_options(cls) -> None:
         cls.plan = Plan.of(cls.stages)
         if cls.retry_policy is not None:
             RetryPolicy.of(cls.retry_policy)
-        kit_of(app)
+        own = [name for name in LIKE_SETTINGS if getattr(cls, name) is not None]
+        checked = Settings.read({KEY + name: getattr(cls, name) for name in own})
+        for name in own:
+            setattr(cls, name, getattr(checked, name))
 
     @property
     def kit(self) -> JobKit:
@@ -137,6 +152,7 @@ class JobTask(BaseTask):
             task_id = str(uuid.uuid5(KEYS, f"{self.name}:{idempotency_key}"))
         task_id = task_id or str(uuid.uuid4())
         delay = delay_of(app, options.pop("countdown", None), options.pop("eta", None))
+        options["headers"] = with_eta(app, options.get("headers"), delay)
         connection = options.pop("connection", None)
         if connection is not None:
             producer = app.amqp.Producer(connection, auto_declare=False)

@@ -18,6 +18,7 @@ from celery.worker.state import task_ready
 from kombu.exceptions import OperationalError
 
 from jobkit import results, signals
+from jobkit.acks import Acknowledger
 from jobkit.dispatcher import Dispatcher
 from jobkit.errors import JobkitError, SettingsError
 from jobkit.job import ErrorInfo
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PRUNE_EVERY = 60.0
+ACK_EVERY = 1.0
 
 _Request: Any = Request  # its stubs lack what it says of revoked and cancelled
 
@@ -42,13 +44,14 @@ class JobStep(bootsteps.StartStopStep):
     Every worker does it; the store sees to it that nothing is done twice.
     """
 
-    requires = ("celery.worker.components:Pool",)
+    requires = ("celery.worker.components:Pool", "celery.worker.components:Timer")
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         self.kit: JobKit = parent.app.jobkit
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._timer: Any = None
 
     def create(self, parent: Any) -> Any:
         """Check the settings before anything starts, and hear of the shutdown."""
@@ -58,7 +61,7 @@ class JobStep(bootsteps.StartStopStep):
         _before(parent, "wait_for_soft_shutdown", self._drain)
         return None
 
-    def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+    def start(self, parent: Any) -> None:
         """Start the rounds."""
         settings = self.kit.settings
         publisher = Publisher(self.kit.app)
@@ -69,11 +72,16 @@ class JobStep(bootsteps.StartStopStep):
         rescue = Rescue(store, self._released)
         every = settings.dispatch_interval
         self._go("jobkit-dispatcher", every, dispatcher.round, publisher.close)
+        acks = Acknowledger(store, settings.ack_after, JobRequest)
         self._go("jobkit-rescue", every, rescue.round, lambda: None)
+        self._go("jobkit-acks", ACK_EVERY, acks.look, lambda: None)
+        self._timer = parent.timer.call_repeatedly(ACK_EVERY, acks.acknowledge)
         self._go("jobkit-prune", PRUNE_EVERY, store.prune, store.close)
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """End the rounds."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._drain()
         for thread in self._threads:
             thread.join(timeout=5)

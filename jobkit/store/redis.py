@@ -95,6 +95,10 @@ class RedisStore:
 
     def close(self) -> None:
         """Give the connections back."""
+        # A cluster's own close forgets those of its nodes (it is made from a URL).
+        for node in getattr(self._client, "get_nodes", list)():
+            if node.redis_connection:
+                node.redis_connection.connection_pool.disconnect()
         self._client.close()
 
     # -- entering -----------------------------------------------------------

@@ -27,7 +27,7 @@ class Acknowledger:
     the broker and belongs into the worker's own loop.
     """
 
-    def __init__(self, store: Store, after: float, kind: type) -> None:
+    def __init__(self, store: Store, after: float, kind: type[Any]) -> None:
         self._store = store
         self._after = after
         self._kind = kind

@@ -17,7 +17,7 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 from kombu.exceptions import OperationalError
 
-from jobkit import results, signals
+from jobkit import guard, results, signals
 from jobkit.acks import Acknowledger
 from jobkit.dispatcher import Dispatcher
 from jobkit.errors import JobkitError, SettingsError
@@ -56,6 +56,7 @@ class JobStep(bootsteps.StartStopStep):
     def create(self, parent: Any) -> Any:
         """Check the settings before anything starts, and hear of the shutdown."""
         _checked(self.kit)
+        guard.install()
         self.kit.drain.clear()
         worker_shutting_down.connect(self._drain, weak=False)
         _before(parent, "wait_for_soft_shutdown", self._drain)

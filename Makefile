@@ -39,7 +39,7 @@ layers: install ## Check who imports whom
 	$(BIN)/lint-imports --no-logo
 
 demo: install ## Sync 50,000 orders and kill workers meanwhile; ARGS="--no-kill" does not
-	$(BIN)/python examples/order_sync/demo.py $(ARGS)
+	$(BIN)/python -m examples.order_sync.demo $(ARGS)
 
 bench: install ## Measure against tqdm and plain Celery
 	$(BIN)/python -m benchmarks.run $(ARGS)

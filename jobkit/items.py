@@ -176,10 +176,12 @@ class StageRun:
                     self._mark(count, _itself, place)
                     due = self._attend(count)
         finally:
-            if count > start:
-                self._mark(count, _itself, place)
-            if hasattr(items, "close"):
-                items.close()
+            try:
+                if count > start:
+                    self._mark(count, _itself, place)
+            finally:
+                if hasattr(items, "close"):
+                    items.close()
 
     def _mark(self, count: int, cursor: Callable[[Any], Any] | None, item: Any) -> None:
         # First the cursor, which may be refused: it and the count belong together.

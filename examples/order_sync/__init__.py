@@ -1,0 +1,1 @@
+"""A sync of 50,000 orders that survives the death of its workers."""

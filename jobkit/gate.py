@@ -8,12 +8,13 @@ import socket
 import sys
 import time
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
 
 from jobkit import clock, signals
-from jobkit.errors import StoreUnavailable
+from jobkit.errors import SchemaError, StoreError
 from jobkit.execution import Execution
 from jobkit.job import Job, Message
 from jobkit.lease import Lease
@@ -55,10 +56,12 @@ class Gate:
 
         Raises:
             Ignore: The record says that there is nothing to run now.
-            Reject: The store stays out of reach; the broker keeps the message.
+            Reject: The store stays out of reach, or refuses; the broker keeps the
+                message.
         """
         if not self._local and self._kit.drain.is_set():
-            self._store.published(self._id, 0, ok=False)
+            with suppress(StoreError):  # then its hint comes again, only later
+                self._store.published(self._id, 0, ok=False)
             raise Ignore("the worker is shutting down")
         start = self._begin()
         if start.job is None:
@@ -90,7 +93,11 @@ class Gate:
         while True:
             try:
                 return self._try_to_begin(token, worker)
-            except StoreUnavailable as error:
+            except SchemaError as error:
+                # Its hint comes again, and a newer worker may take it.
+                logger.error("Job %s is not started: %s", self._id, error)  # noqa: TRY400
+                raise Ignore(str(error)) from error
+            except StoreError as error:
                 if clock.monotonic() > deadline:
                     # Back to the broker: nobody else may know of this message.
                     raise Reject(error, requeue=True) from error

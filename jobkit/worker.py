@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -152,10 +153,13 @@ class JobRequest(_Request):  # type: ignore[misc]
         stopped = self._already_cancelled or self._already_revoked
         if isinstance(error, Terminated):
             # A cold shutdown cancels requests, it does not revoke tasks.
-            self._tell(
-                self._crashed if self._already_cancelled else self._revoked, error
-            )
-        elif _is_lost(error) and not stopped and self._tell(self._crashed, error):
+            ending = self._crashed if self._already_cancelled else self._terminated
+            self._tell(partial(ending, error))
+        elif (
+            _is_lost(error)
+            and not stopped
+            and self._tell(partial(self._crashed, error))
+        ):
             task_ready(self)
             self.acknowledge()
             return None
@@ -164,17 +168,18 @@ class JobRequest(_Request):  # type: ignore[misc]
     def on_timeout(self, soft: Any, timeout: float) -> Any:
         """A hard time limit ends the job as its task: for good."""
         if not soft:
-            self._tell(self._timed_out, TimeLimitExceeded(timeout))
+            self._tell(partial(self._timed_out, TimeLimitExceeded(timeout)))
         return super().on_timeout(soft, timeout)
 
-    def _announce_revoked(self, *args: Any, **kwargs: Any) -> Any:
-        self._tell(self._revoked, None)
-        return super()._announce_revoked(*args, **kwargs)
+    def _announce_revoked(self, reason: str, *args: Any, **kwargs: Any) -> Any:
+        """A task that was revoked or has expired is a job that was cancelled."""
+        self._tell(partial(self._revoked, reason))
+        return super()._announce_revoked(reason, *args, **kwargs)
 
-    def _tell(self, ending: Callable[[Any], bool], error: BaseException | None) -> bool:
+    def _tell(self, ending: Callable[[], bool]) -> bool:
         """Tell the store; whether the job goes on, so that Celery need not know."""
         try:
-            return ending(error)
+            return ending()
         except JobkitError as trouble:
             # Its lease ends, and the rescue sees to it.
             logger.warning("The end of job %s is not recorded: %s", self.id, trouble)
@@ -200,12 +205,15 @@ class JobRequest(_Request):  # type: ignore[misc]
             signals.job_recovered.send(sender=released.task, job_id=self.id)
         return released.state is not State.DEAD
 
-    def _revoked(self, error: BaseException | None) -> bool:
-        store = self._kit.store
-        _, state = store.ask(self.id, "cancel", "celery", "revoked")
-        if state is State.RUNNING and error is not None:
-            # Its child is gone, so nobody else would carry it out.
-            store.crash(self.id, self._worker, ErrorInfo("Terminated", str(error)))
+    def _revoked(self, reason: str) -> bool:
+        self._kit.store.ask(self.id, "cancel", "celery", reason)
+        return False
+
+    def _terminated(self, error: BaseException) -> bool:
+        self._revoked("terminated")
+        # Its child is gone, so nobody else would carry it out.
+        info = ErrorInfo("Terminated", str(error), verdict="infrastructure")
+        self._kit.store.crash(self.id, self._worker, info)
         return False
 
     def _timed_out(self, error: BaseException) -> bool:

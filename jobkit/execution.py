@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,7 +13,7 @@ from celery import current_task, states
 from celery.exceptions import Ignore, Reject, Retry
 
 from jobkit import clock, signals
-from jobkit.errors import Cancelled, Interrupted, LeaseLost, Paused
+from jobkit.errors import Cancelled, Interrupted, LeaseLost, Paused, StoreError
 from jobkit.job import ErrorInfo, Message, NewJob, Progress
 from jobkit.results import forget_progress, meta, mirror
 from jobkit.retry import Budgets, Decision, RetryPolicy, decide
@@ -98,6 +99,12 @@ class Execution:
 
         Raises what Celery has to see instead of it, if anything.
         """
+        try:
+            self._end_by(error)
+        except LeaseLost:  # the store was out of reach for too long
+            self._lost()
+
+    def _end_by(self, error: BaseException) -> None:
         match self.run.left(error):
             case Interrupted() as stop:
                 self.interrupted(stop)
@@ -123,7 +130,7 @@ class Execution:
         lost = LeaseLost("at the end") if self.run.lease.lost else None
         stop = lost or self.run.stopped
         if stop and not self.run.ended:
-            self.interrupted(stop)
+            self.ended_by(stop)
 
     def interrupted(self, stop: Interrupted) -> NoReturn:
         """The run stopped at an item boundary."""
@@ -154,8 +161,9 @@ class Execution:
         while not self.kit.drain.is_set() and clock.monotonic() < deadline:
             time.sleep(DRAIN_NOTICE / 10)
         if self.kit.drain.is_set() and not self.run.ended:
-            self.run.save()
-            self.interrupt("drain")
+            with suppress(LeaseLost, Ignore):  # the process ends all the same
+                self.run.save()
+                self.interrupt("drain")
 
     def failed(self, error: Exception) -> None:
         """An error: wait and try again (raises Retry), or let it stand."""
@@ -205,7 +213,8 @@ class Execution:
             return
         if reject.requeue:
             self.interrupt("requeue", "rejected")
-            self.store.published(self.id, self.kit.settings.hint_seconds)
+            with suppress(StoreError):  # then its message comes twice
+                self.store.published(self.id, self.kit.settings.hint_seconds)
         else:
             self.failure = Failure(_info(reject, "permanent"), self.run.job.budgets)
             self.reason = "rejected"

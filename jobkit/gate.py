@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery.exceptions import Ignore, Reject
 
 from jobkit import clock, signals
-from jobkit.errors import SchemaError, StoreError
+from jobkit.errors import LeaseLost, SchemaError, StoreError
 from jobkit.execution import Execution
 from jobkit.job import Job, Message
 from jobkit.lease import Lease
@@ -75,7 +75,8 @@ class Gate:
         self._request.jobkit_execution = current
         misfit = current.run.misfit
         if misfit:
-            current.interrupt("pause", misfit)
+            with suppress(LeaseLost):  # then the next owner finds the same
+                current.interrupt("pause", misfit)
             current.release()
             raise Ignore(misfit)
         signals.job_started.send(sender=self._task.name, job_id=self._id, job=start.job)

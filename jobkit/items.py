@@ -61,7 +61,15 @@ class StageRun:
         return codec.loads(self.state.cursor) if self.state.cursor else None
 
     def advance(self, n: int = 1, message: str | None = None) -> None:
-        """Count ``n`` more items as done; saves and stops when it is time to."""
+        """Count ``n`` more items as done; saves and stops when it is time to.
+
+        Raises:
+            StageError: ``n`` is negative.
+        """
+        if n < 0:
+            raise StageError(
+                f"Stage {self.name!r} cannot advance by {n}: progress never goes back.",
+            )
         if self.state.done:
             return
         self.state.current += n
@@ -70,10 +78,13 @@ class StageRun:
         self._attend(self.state.current)
 
     def set(self, current: int, total: int | None, message: str | None) -> None:
-        """Say how many items are done, out of how many; never fewer than before."""
+        """Say how many items are done, out of how many; never fewer than before.
+
+        A ``total`` of 0 is one that is not known yet.
+        """
         if self.state.done:
             return
-        self.state.total = total_of(total, self.name)
+        self.state.total = total_of(total, self.name) or None
         self.state.current = max(self.state.current, current)
         self._run.say(message)
         self._attend(self.state.current)
@@ -111,10 +122,11 @@ class StageRun:
                 has no ``cursor`` of its own.
 
         Raises:
-            StageError: The stage is iterated a second time, or a callable has
-                no way to tell its cursor.
+            StageError: The stage is iterated outside of its block or a second
+                time, or a callable has no way to tell its cursor.
             CodecError: The cursor cannot be kept; raised after the first item.
         """
+        self._run.must_be_open(self)
         if self._items is not None:
             raise StageError(
                 f"Stage {self.name!r} is iterated a second time in one run: "

@@ -160,7 +160,9 @@ class JobKit:
         """Record a job of ours that ``send_task`` publishes, before it is gone."""
         task = self.app.tasks.get(sender)
         job_id = (headers or {}).get("id", "")
-        if not isinstance(task, JobTask) or ENTERING.get() == job_id:
+        # Messages of Celery's first protocol have no id among their headers.
+        known = not job_id or ENTERING.get() == job_id
+        if not isinstance(task, JobTask) or known:
             return
         message = catch(
             sender,

@@ -156,6 +156,18 @@ class Run:
         self._pace = Pace(self.saved.rate if same else None)
         self._pace.measure(stage.state.current, clock.monotonic())
 
+    def must_be_open(self, stage: StageRun) -> None:
+        """Refuse what can only be done inside the stage's block.
+
+        Raises:
+            StageError: It has not been entered, or it was left.
+        """
+        if self._open is not stage:
+            raise StageError(
+                f"Stage {stage.name!r} is not open: write "
+                f"`with self.stage({stage.name!r}) as stage:` and iterate inside.",
+            )
+
     def closed(self, stage: StageRun, error: BaseException | None) -> None:
         """Save the end of a stage, good or bad; an interruption was saved before."""
         if error is None:

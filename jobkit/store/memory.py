@@ -246,12 +246,11 @@ class MemoryStore:
             record = self._jobs.get(job_id)
             if record is None:
                 return None
-            same = record.belongs_to(worker)
-            running = record.state is State.RUNNING and same
+            running = record.state is State.RUNNING and record.belongs_to(worker)
             if not running and record.state is not State.QUEUED:
                 return None
-            # A queued job whose last owner this was: its death was told before.
-            if running or not same:
+            # Of a queued job that this worker once ran, its death was told before.
+            if running or not record.has_been_run_by(worker):
                 record.write(at, error=error.encode())
                 record.lose_owner(at, error)
             return record.released()

@@ -130,8 +130,14 @@ class Record:
 
     def belongs_to(self, worker: str) -> bool:
         """Whether its last run was of this worker, or of a part of it."""
-        owner = self.text("worker")
-        return owner == worker or owner.startswith(worker + "/")
+        return _is_part_of(self.text("worker"), worker)
+
+    def has_been_run_by(self, worker: str) -> bool:
+        """Whether any run that the history knows was of this worker."""
+        return any(
+            event.name == "started" and _is_part_of(event.detail, worker)
+            for event in self.events
+        )
 
     def event(self, name: str, at: int, detail: str = "", progress: str = "") -> None:
         """Add an entry to the history."""
@@ -309,6 +315,10 @@ class Record:
         elif not self.stop_if_asked(at):
             self.queue(at, at)
             self.event("recovered", at)
+
+
+def _is_part_of(owner: str, worker: str) -> bool:
+    return owner == worker or owner.startswith(worker + "/")
 
 
 def page(

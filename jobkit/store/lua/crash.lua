@@ -5,19 +5,33 @@
 -- ARGV[3] error
 -- Returns {'gone'}, or {task, state}.
 local id, worker = ARGV[1], ARGV[2]
+
+local function belongs(owner)
+  return owner == worker or string.sub(owner, 1, #worker + 1) == worker .. '/'
+end
+
+local function has_begun()
+  for _, entry in ipairs(redis.call('XRANGE', key('events', id), '-', '+')) do
+    local fields = entry[2]
+    if fields[2] == 'started' and belongs(fields[8]) then
+      return true
+    end
+  end
+  return false
+end
+
 local state, owner, task = read(id, 'state', 'worker', 'task')
-owner = owner or ''
-local same = owner == worker or string.sub(owner, 1, #worker + 1) == worker .. '/'
 if state == 'QUEUED' then
-  -- Its last owner's death has been told before (a command that was sent
-  -- twice, or the rescue was first); otherwise it died before it began.
-  if not same then
+  -- The death of a run is told before (a command that was sent twice, or the
+  -- rescue was first, or other runs came after it); otherwise the worker died
+  -- before the job began.
+  if not has_begun() then
     write(id, 'error', ARGV[3])
     state = lost_owner(id, now(), 'QUEUED', ARGV[3])
   end
   return { task, state }
 end
-if state ~= 'RUNNING' or not same then
+if state ~= 'RUNNING' or not belongs(owner or '') then
   return { 'gone' }
 end
 write(id, 'error', ARGV[3])

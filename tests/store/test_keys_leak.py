@@ -1,0 +1,114 @@
+"""That nothing stays in the server that belongs to no job."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobkit.store.base import REPLACED
+from tests.store.clocks import Clock, ClockedRedisStore
+from tests.store.conftest import RedisFactory
+from tests.store.lives import (
+    CRASHED,
+    HINT,
+    LEASE,
+    dead,
+    enqueued,
+    failure,
+    new_job,
+    running,
+    snapshot,
+    started,
+)
+
+
+@pytest.fixture(params=[1, 3], ids=["one partition", "three partitions"])
+def store(
+    request: pytest.FixtureRequest, make_redis_store: RedisFactory
+) -> ClockedRedisStore:
+    return make_redis_store(request.param)
+
+
+def keys(store: ClockedRedisStore) -> Iterator[tuple[str, str, str]]:
+    """All keys of a store, with their kind and the rest of their name."""
+    tags = f"{{{store.keys.prefix}:"
+    for key in store._client.scan_iter(match=f"{tags}*", count=1000):
+        kind, _, rest = key.split("}:", 1)[1].partition(":")
+        yield key, kind, rest
+
+
+def leaks(store: ClockedRedisStore) -> list[str]:
+    """Keys without an end, and entries of indexes without a job."""
+    client: Any = store._client
+    found = []
+    for key, kind, job_id in keys(store):
+        if kind in {"job", "events", "ticks"}:
+            job = store.get(job_id)
+            mortal = client.pttl(key) > 0
+            if job is None or mortal != job.state.finished:
+                found.append(key)
+        else:
+            members = client.zrange(key, 0, -1)
+            found += [f"{key} {member}" for member in members if not store.get(member)]
+    return found
+
+
+def live(store: ClockedRedisStore, clock: Clock) -> None:
+    """Lead jobs through lives of all kinds; all of them end."""
+    run = running(store, "succeeded")
+    store.save("succeeded", run.fence, 1, snapshot(1), LEASE)
+    store.succeed("succeeded", run.fence, snapshot(2))
+
+    store.enqueue(new_job("cancelled", owner="ada", delay=60), "token", HINT)
+    store.ask("cancelled", "cancel", "ada", "")
+
+    dead(store, "dead")
+
+    dead(store, "discarded")
+    store.discard("discarded")
+
+    dead(store, "replayed")
+    store.replay("replayed", "restart")
+    run = started(store, "replayed", token="second")
+    store.save("replayed", run.fence, 1, snapshot(1), LEASE)
+    run = running(store, "replaced")
+    store.replace("replaced", run.fence, new_job(task="other", queue="high"), 5)
+
+    run = running(store, "handed on")
+    store.save("handed on", run.fence, 1, snapshot(1), LEASE)
+    store.succeed("handed on", run.fence, snapshot(1), REPLACED)
+    store.enqueue(new_job("handed on", task="next", owner="bob"), "next", HINT)
+
+    running(store, "poison", crash_limit=1)
+    assert leaks(store) == []
+    clock.advance(LEASE)
+    store.rescue()
+
+    enqueued(store, "crashed", crash_limit=1)
+    store.crash("crashed", "w9", CRASHED)
+
+    run = running(store, "paused")
+    store.retry("paused", run.fence, failure(), 5)
+    store.ask("paused", "pause", "", "")
+    assert leaks(store) == []
+    for job_id in ("paused", "replaced", "replayed", "handed on"):
+        store.ask(job_id, "cancel", "", "")
+
+
+def test_every_key_belongs_to_a_living_job_or_has_an_end(
+    store: ClockedRedisStore, clock: Clock
+) -> None:
+    live(store, clock)
+    assert leaks(store) == []
+    assert sum(store.counts().values()) == 10
+    kinds = {kind for _, kind, _ in keys(store)}
+    assert {"leases", "due"}.isdisjoint(kinds)
+
+
+def test_nothing_is_left_when_all_are_pruned(
+    store: ClockedRedisStore, clock: Clock
+) -> None:
+    live(store, clock)
+    clock.advance(store.retention.dead)
+    assert store.prune() == 10
+    assert list(keys(store)) == []

@@ -1,0 +1,397 @@
+"""Random lives of jobs, led in memory and in the server side by side."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from typing_extensions import override
+
+from jobkit.errors import JobNotFound
+from jobkit.job import Job
+from jobkit.states import MOVES, State
+from jobkit.store.base import REPLACED, Store
+from jobkit.store.memory import MemoryStore
+from tests.servers import ValkeyServer
+from tests.store.clocks import Clock, ClockedRedisStore
+from tests.store.lives import CRASHED, failure, message, new_job, snapshot
+
+JOBS = ("a", "b", "c", "g")  # in all of three partitions
+TASKS = ("x", "y")
+QUEUES = ("", "p", "q")
+OWNERS = ("", "ada")
+HINT, GRACE = 300.0, 20.0
+DAY = 86_400
+
+OWNER_VERBS = frozenset(
+    {"renew", "save", "succeed", "retry", "bury", "interrupt", "replace"}
+)
+REPEATABLE = OWNER_VERBS | {"enqueue", "begin", "ask", "resume", "replay", "discard"}
+MAY_GO_BACK = frozenset({"enqueue", "replace", "replay"})
+
+Run = tuple[str, int]
+
+jobs = st.sampled_from(JOBS)
+workers = st.sampled_from(["w1/1", "w1/2", "w2"])
+positions = st.integers(0, 5)
+words = st.sampled_from(["", "why", "so\nwhy"])
+failures = st.builds(
+    failure,
+    st.sampled_from(["no", "never"]),
+    attempt=st.booleans(),
+    rate_limited=st.booleans(),
+)
+
+
+class TwoStores(RuleBasedStateMachine):
+    """Does the same to both, and demands that both do the same."""
+
+    runs: Bundle[Run] = Bundle("runs")
+
+    def __init__(self, url: str, partitions: int) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.memory = MemoryStore(now=self.clock)
+        prefix = f"test-{uuid.uuid4().hex[:12]}"
+        self.redis = ClockedRedisStore(url, self.clock, prefix, partitions)
+        self.known: dict[str, Job | None] = dict.fromkeys(JOBS)
+        self.last: tuple[str, tuple[Any, ...], Any] | None = None
+        self.verb = ""
+
+    @override
+    def teardown(self) -> None:
+        try:
+            for job_id in JOBS:
+                assert told(self.memory, job_id) == told(self.redis, job_id)
+        finally:
+            self.redis.close()
+
+    def both(self, verb: str, *arguments: Any, **options: Any) -> Any:
+        """Send a verb to both; their answer."""
+        self.verb = verb
+        mine = answer(self.memory, verb, *arguments, **options)
+        theirs = answer(self.redis, verb, *arguments, **options)
+        assert mine == theirs
+        self.last = (verb, arguments, mine) if verb in REPEATABLE else None
+        return mine
+
+    def write(self, run: Run, verb: str, *arguments: Any) -> None:
+        """Send a verb of a run; one that is not the owner's changes nothing."""
+        job = self.known[run[0]]
+        owner = job and job.state is State.RUNNING and job.fence == run[1]
+        self.both(verb, *run, *arguments)
+        if not owner:
+            assert self.memory.get(run[0]) == job
+
+    @rule(
+        seconds=st.sampled_from([0.001, 0.5, 5, 30, 301, 3600, DAY, 8 * DAY, 31 * DAY])
+    )
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.verb, self.last = "", None
+
+    @precondition(lambda self: self.last)
+    @rule()
+    def the_last_command_is_sent_again(self) -> None:
+        assert self.last
+        verb, arguments, first = self.last
+        before = [self.memory.get(job_id) for job_id in JOBS]
+        second = self.both(verb, *arguments)
+        assert [self.memory.get(job_id) for job_id in JOBS] == before
+        # A retry that carried a request out is not known as one any more.
+        if verb != "retry" or first is State.RETRYING:
+            assert second == first
+
+    @rule(
+        job_id=jobs,
+        token=st.sampled_from(["e1", "e2"]),
+        task=st.sampled_from(TASKS),
+        queue=st.sampled_from(QUEUES),
+        owner=st.sampled_from(OWNERS),
+        delay=st.sampled_from([None, None, 0, 5, 600]),
+        crash_limit=st.integers(1, 3),
+    )
+    def enqueue(self, job_id: str, token: str, **values: Any) -> None:
+        self.both("enqueue", new_job(job_id, **values), token, HINT)
+
+    @rule(job_id=jobs, ok=st.booleans())
+    def published(self, job_id: str, *, ok: bool) -> None:
+        self.both("published", job_id, HINT, ok=ok)
+
+    @rule(
+        target=runs,
+        job_id=jobs,
+        token=st.sampled_from(["t1", "t2", "t3"]),
+        worker=workers,
+        lease=st.sampled_from([10, 30]),
+    )
+    def begin(self, job_id: str, token: str, worker: str, lease: float) -> Any:
+        start = self.both("begin", job_id, token, worker, lease)
+        return (job_id, start.job.fence) if start.job else multiple()
+
+    @rule(run=runs)
+    def renew(self, run: Run) -> None:
+        self.write(run, "renew", 30)
+
+    @rule(run=runs, seq=st.integers(1, 5), position=positions)
+    def save(self, run: Run, seq: int, position: int) -> None:
+        before = self.memory.get(run[0])
+        late = before and seq <= self.memory._jobs[run[0]].number("save_seq")
+        self.write(run, "save", seq, snapshot(position), 30)
+        if late:
+            assert self.memory.get(run[0]) == before
+
+    @rule(run=runs, position=positions, reason=st.sampled_from(["", REPLACED]))
+    def succeed(self, run: Run, position: int, reason: str) -> None:
+        self.write(run, "succeed", snapshot(position), reason)
+
+    @rule(
+        run=runs,
+        met=failures,
+        delay=st.sampled_from([0, 5, 1000]),
+        text=st.sampled_from([None, message("shop.changed").encode()]),
+    )
+    def retry(self, run: Run, met: Any, delay: float, text: str | None) -> None:
+        self.write(run, "retry", met, delay, text)
+
+    @rule(run=runs, met=failures, reason=words)
+    def bury(self, run: Run, met: Any, reason: str) -> None:
+        self.write(run, "bury", met, reason)
+
+    @rule(
+        run=runs,
+        kind=st.sampled_from(["drain", "requeue", "pause", "cancel"]),
+        reason=words,
+    )
+    def interrupt(self, run: Run, kind: str, reason: str) -> None:
+        self.write(run, "interrupt", kind, reason)
+
+    @rule(run=runs, task=st.sampled_from(TASKS), queue=st.sampled_from(QUEUES))
+    def replace(self, run: Run, task: str, queue: str) -> None:
+        self.write(run, "replace", new_job(run[0], task, queue), 5)
+
+    @rule(run=consumes(runs))
+    def an_owner_is_forgotten(self, run: Run) -> None:
+        """So that later ones are drawn more often."""
+
+    @rule(job_id=jobs)
+    def all_who_ever_ran_it_renew(self, job_id: str) -> None:
+        job = self.known[job_id]
+        owners = [
+            fence
+            for fence in range(job.fence + 2 if job else 2)
+            if self.both("renew", job_id, fence, 30).owner
+        ]
+        running = job is not None and job.state is State.RUNNING
+        assert owners == ([job.fence] if job and running else [])
+        self.last = None
+
+    @rule(job_id=jobs, worker=st.sampled_from(["w1", "w1/1", "w2"]))
+    def crash(self, job_id: str, worker: str) -> None:
+        self.both("crash", job_id, worker, CRASHED)
+
+    @rule()
+    def rescue(self) -> None:
+        self.both("rescue")
+
+    @rule()
+    def claim_due(self) -> None:
+        self.both("claim_due", 100, GRACE)
+
+    @rule()
+    def next_due(self) -> None:
+        self.both("next_due")
+
+    @rule()
+    def prune(self) -> None:
+        self.both("prune")
+
+    @rule(job_id=jobs, kind=st.sampled_from(["cancel", "pause"]), reason=words)
+    def ask(self, job_id: str, kind: str, reason: str) -> None:
+        self.both("ask", job_id, kind, "ada", reason)
+
+    @rule(job_id=jobs)
+    def resume(self, job_id: str) -> None:
+        self.both("resume", job_id, "bob")
+
+    @rule(job_id=jobs, mode=st.sampled_from(["resume", "restart"]), reason=words)
+    def replay(self, job_id: str, mode: str, reason: str) -> None:
+        self.both("replay", job_id, mode, "", reason)
+
+    @rule(job_id=jobs, reason=words)
+    def discard(self, job_id: str, reason: str) -> None:
+        self.both("discard", job_id, "ada", reason)
+
+    @rule(
+        limit=st.integers(1, 5),
+        state=st.sampled_from([None, *State]),
+        task=st.sampled_from([None, *TASKS]),
+        queue=st.sampled_from([None, *QUEUES]),
+        owner=st.sampled_from([None, *OWNERS]),
+    )
+    def list_jobs(self, limit: int, **wanted: Any) -> None:
+        mine = walked(self.memory, limit, wanted)
+        assert mine == walked(self.redis, limit, wanted)
+        self.verb = "list"
+
+    @rule()
+    def count(self) -> None:
+        counts = self.both("counts")
+        listed = {state: walked(self.redis, 2, {"state": state}) for state in State}
+        assert counts == {state: len(found) for state, found in listed.items()}
+
+    @invariant()
+    def both_have_the_same_records(self) -> None:
+        client: Any = self.redis._client
+        for job_id in JOBS:
+            mine = self.memory._jobs.get(job_id)
+            theirs = client.hgetall(self.redis.keys.job(job_id))
+            assert said(mine.fields if mine else {}) == said(theirs)
+            job = self.memory.get(job_id)
+            assert job == self.redis.get(job_id)
+            check_move(self.verb, self.known[job_id], job)
+            self.known[job_id] = job
+
+    @invariant()
+    def every_index_says_what_the_records_say(self) -> None:
+        assert server_indexes(self.redis) == expected_indexes(self.memory)
+
+
+def answer(store: Store, verb: str, *arguments: Any, **options: Any) -> Any:
+    """What a store answers; of a list, the order is not compared."""
+    try:
+        found = getattr(store, verb)(*arguments, **options)
+    except JobNotFound:
+        return JobNotFound
+    return sorted(found, key=lambda job: job.id) if isinstance(found, list) else found
+
+
+def told(store: Store, job_id: str) -> list[Any]:
+    """The history without the places in it, which each store names its own way."""
+    return [replace(event, id="") for event in store.history(job_id)]
+
+
+def walked(store: Store, limit: int, wanted: dict[str, Any]) -> Sequence[Job]:
+    """The jobs of all pages."""
+    page = store.list(limit=limit, **wanted)
+    found = [*page.items]
+    while page.next is not None:
+        page = store.list(limit=limit, after=page.next, **wanted)
+        found += page.items
+    return found
+
+
+def said(fields: dict[str, str]) -> dict[str, str]:
+    """A record's fields; one that is empty or zero says no more than none."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if value not in ("", "0") and name != "entered_at"
+    }
+
+
+def check_move(verb: str, before: Job | None, after: Job | None) -> None:
+    """Demand that what a verb did to a job is in the table."""
+    if before is None:
+        assert after is None or verb == "enqueue"
+    elif after is None:
+        assert verb == "prune"
+        assert before.state.finished
+    elif verb == "enqueue" and before.reason == REPLACED != after.reason:
+        assert before.state is State.SUCCEEDED
+        assert after.fence == before.fence
+    else:
+        assert after.state is before.state or after.state in MOVES[before.state]
+        if before.state.finished and after.state is not before.state:
+            assert verb in {"replay", "discard"}
+        assert after.fence - before.fence in ({0, 1} if verb == "begin" else {0})
+        assert after.position >= before.position or verb in MAY_GO_BACK
+
+
+Indexes = dict[str, dict[str, int]]
+
+
+def expected_indexes(store: MemoryStore) -> Indexes:
+    """What must be in the indexes, by the records alone."""
+    found: Indexes = defaultdict(dict)
+    for job_id, record in store._jobs.items():
+        created = record.number("created_at")
+        found["all"][job_id] = created
+        found[f"state:{record.state}"][job_id] = record.number("entered_at")
+        for kind in ("task", "queue", "owner"):
+            if record.text(kind):
+                found[f"{kind}:{record.text(kind)}"][job_id] = created
+        for name, field in (("due", "due_at"), ("leases", "lease_until")):
+            if record.text(field):
+                found[name][job_id] = record.number(field)
+        if record.state.finished:
+            kept = getattr(store.retention, record.state.lower())
+            found["expire"][job_id] = record.expires_at(kept)
+    return found
+
+
+def server_indexes(store: ClockedRedisStore) -> Indexes:
+    """What is in the indexes of all partitions."""
+    client: Any = store._client
+    names = ["all", "due", "leases", "expire", *(f"state:{state}" for state in State)]
+    names += [f"task:{task}" for task in TASKS]
+    names += [f"queue:{queue}" for queue in QUEUES]
+    names += [f"owner:{owner}" for owner in OWNERS]
+    places = [(tag, name) for tag in store.keys.tags() for name in names]
+    with client.pipeline(transaction=False) as pipe:
+        for tag, name in places:
+            pipe.zrange(f"{tag}:{name}", 0, -1, withscores=True)
+        answers = pipe.execute()
+    found: Indexes = defaultdict(dict)
+    for (tag, name), members in zip(places, answers, strict=True):
+        for job_id, score in members:
+            assert store.keys.tag_of(job_id) == tag
+            found[name][job_id] = int(score)
+    return found
+
+
+def machine(url: str, partitions: int) -> type[TwoStores]:
+    """The machine for one server."""
+
+    class Lives(TwoStores):
+        def __init__(self) -> None:
+            super().__init__(url, partitions)
+
+    return Lives
+
+
+QUICK = settings(
+    max_examples=80,
+    stateful_step_count=40,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+THOROUGH = settings(QUICK, max_examples=1500, stateful_step_count=80)
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_memory_and_server_agree(valkey: ValkeyServer, partitions: int) -> None:
+    run_state_machine_as_test(machine(valkey.url, partitions), settings=QUICK)
+
+
+@pytest.mark.long
+@pytest.mark.timeout("1200")
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_memory_and_server_agree_for_long(
+    valkey: ValkeyServer, partitions: int
+) -> None:
+    run_state_machine_as_test(machine(valkey.url, partitions), settings=THOROUGH)

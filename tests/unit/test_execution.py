@@ -1,0 +1,780 @@
+"""What becomes of a job when Celery's own tracer runs its message, without a worker."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.trace import build_tracer
+from celery.exceptions import Ignore, Reject
+from typing_extensions import override
+
+from jobkit import (
+    Drained,
+    Job,
+    JobKit,
+    LeaseLost,
+    NotAllowed,
+    Permanent,
+    ProgressTask,
+    State,
+    StoreUnavailable,
+    Transient,
+)
+from jobkit.dispatcher import Dispatcher
+from jobkit.job import ErrorInfo, Message
+from jobkit.progress import Plan
+from jobkit.publishing import to_context
+from jobkit.store.base import (
+    Failure,
+    InterruptKind,
+    Released,
+    Snapshot,
+    Start,
+)
+from jobkit.store.memory import MemoryStore
+from tests.unit.conftest import MakeApp
+from tests.unit.runs import CRASH
+from tests.waiting import wait_until
+
+HOST = "w1@here"
+
+
+class Far(MemoryStore):
+    """A store that can be out of reach, for its next calls or for good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = 0
+        self.no_hints = False
+        self.no_stops = False
+
+    def _reach(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable("the network is down")
+
+    @override
+    def begin(self, job_id: str, token: str, worker: str, lease: float) -> Start:
+        self._reach()
+        return super().begin(job_id, token, worker, lease)
+
+    @override
+    def published(self, job_id: str, hint: float, *, ok: bool = True) -> None:
+        self._reach()
+        if self.no_hints:
+            raise StoreUnavailable("the network is down")
+        super().published(job_id, hint, ok=ok)
+
+    @override
+    def interrupt(
+        self, job_id: str, fence: int, kind: InterruptKind, reason: str = ""
+    ) -> State | None:
+        self._reach()
+        if self.no_stops:
+            raise StoreUnavailable("the network is down")
+        return super().interrupt(job_id, fence, kind, reason)
+
+    @override
+    def retry(
+        self,
+        job_id: str,
+        fence: int,
+        failure: Failure,
+        delay: float,
+        message: str | None = None,
+    ) -> State | None:
+        self._reach()
+        return super().retry(job_id, fence, failure, delay, message)
+
+    @override
+    def crash(self, job_id: str, worker: str, error: ErrorInfo) -> Released | None:
+        self._reach()
+        return super().crash(job_id, worker, error)
+
+    @override
+    def succeed(
+        self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
+    ) -> bool:
+        self._reach()
+        return super().succeed(job_id, fence, snapshot, reason)
+
+    @override
+    def bury(self, job_id: str, fence: int, failure: Failure, reason: str) -> bool:
+        self._reach()
+        return super().bury(job_id, fence, failure, reason)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait long between two tries."""
+    monkeypatch.setattr("jobkit.gate.PATIENCE", 0.001)
+    monkeypatch.setattr("jobkit.run.PATIENCE", 0.001)
+    monkeypatch.setattr("jobkit.execution.DRAIN_NOTICE", 0.01)
+
+
+@pytest.fixture
+def store() -> Far:
+    return Far()
+
+
+@pytest.fixture
+def app(make_app: MakeApp, store: Far) -> Celery:
+    app = make_app(
+        broker_url="memory://",
+        result_backend="cache+memory://",
+        task_default_queue=f"q-{uuid.uuid4()}",
+        jobkit_checkpoint_every=1,
+        jobkit_mirror_interval=0.000001,
+        jobkit_retry_policy={"base": 0.1},
+    )
+    JobKit(app, store=store)
+    return app
+
+
+def kit_of(app: Any) -> JobKit:
+    kit: JobKit = app.jobkit
+    return kit
+
+
+def make_task(app: Celery, body: Callable[..., Any], **options: Any) -> Any:
+    """A job with one stage; the body gets the task first."""
+    return app.task(
+        **{
+            "base": ProgressTask,
+            "bind": True,
+            "name": "sync",
+            "stages": ["import"],
+            "shared": False,
+            **options,
+        }
+    )(body)
+
+
+def deliver(app: Celery, message: Message | None) -> None:
+    """Run a message as a child of a worker does."""
+    assert message
+    request: Any = to_context(message)
+    embed = {name: getattr(request, name) for name in ("callbacks", "chord", "chain")}
+    where = {
+        "exchange": message.exchange,
+        "routing_key": message.routing_key,
+        "priority": message.properties.get("priority"),
+    }
+    sent = {
+        **message.headers,
+        **message.properties,
+        **embed,
+        "errbacks": request.errbacks,
+        "hostname": HOST,
+        "delivery_info": where,
+    }
+    task = app.tasks[message.task]
+    trace = build_tracer(task.name, task, app=app)
+    trace(request.id, request.args, request.kwargs, sent)
+    assert not kit_of(app).keeper._leases or request.id in _running
+
+
+_running: set[str] = set()
+"""Jobs in whose bodies a test is: their leases are kept."""
+
+
+def run(app: Celery, job_id: str) -> Job:
+    """Deliver the kept message of a job; the record after it."""
+    deliver(app, record(app, job_id).message)
+    return record(app, job_id)
+
+
+def record(app: Celery, job_id: str) -> Job:
+    return kit_of(app).jobs.get(job_id)
+
+
+def state_of(app: Celery, job_id: str) -> str:
+    """What readers of the result backend see."""
+    return str(app.AsyncResult(job_id).state)
+
+
+def again(app: Celery) -> int:
+    """Run all that is due now, as the dispatcher and a worker do."""
+    dispatcher = Dispatcher(
+        kit_of(app).store, lambda message: deliver(app, message), 300.0, ()
+    )
+    return dispatcher.round()
+
+
+def names(app: Celery, job_id: str) -> list[str]:
+    return [event.name for event in kit_of(app).jobs.history(job_id)]
+
+
+def importing(
+    handled: list[int], then: Callable[[Any, int], object], size: int = 6
+) -> Callable[..., Any]:
+    """A body that goes through numbers and does something after each."""
+
+    def body(task: Any) -> str:
+        with task.stage("import") as stage:
+            for item in stage.iterate(range(size)):
+                handled.append(item)
+                then(task, item)
+        return "done"
+
+    return body
+
+
+# -- well
+
+
+def test_a_job_that_runs_well_has_succeeded(app: Celery) -> None:
+    seen: list[str] = []
+    handled: list[int] = []
+    task = make_task(
+        app,
+        importing(handled, lambda t, _: seen.append(state_of(app, t.request.id))),
+    )
+    result = task.delay()
+
+    job = run(app, result.id)
+
+    assert (job.state, job.progress.percent) == (State.SUCCEEDED, 100.0)
+    assert (job.worker.partition("/")[0], job.fence) == (HOST, 1)
+    assert seen == ["PENDING", *["PROGRESS"] * 5]
+    assert (result.state, result.result) == ("SUCCESS", "done")
+
+
+@pytest.mark.parametrize("times", [1, 30])
+def test_a_message_that_comes_again_runs_nothing(app: Celery, times: int) -> None:
+    handled: list[int] = []
+
+    def redeliver(task: Any, item: int) -> None:
+        if item == 2:
+            _running.add(task.request.id)
+            for _ in range(times):
+                run(app, task.request.id)
+            _running.clear()
+
+    result = make_task(app, importing(handled, redeliver)).delay()
+    run(app, result.id)
+    job = run(app, result.id)
+
+    assert handled == list(range(6))
+    assert (job.state, job.starts) == (State.SUCCEEDED, 1)
+    assert result.result == "done"
+
+
+def test_a_job_that_nobody_recorded_is_recorded_when_it_begins(
+    app: Celery, store: Far
+) -> None:
+    result = make_task(app, importing([], lambda *_: None)).apply_async(priority=3)
+    message = record(app, result.id).message
+    store._jobs.clear()
+
+    deliver(app, message)
+
+    job = record(app, result.id)
+    assert (job.state, job.priority, job.queue) == (
+        *(State.SUCCEEDED, 3),
+        app.conf.task_default_queue,
+    )
+    assert job.message
+    assert job.message.body == (message and message.body)
+
+
+# -- errors
+
+
+def test_an_error_that_will_pass_waits_in_the_store(app: Celery) -> None:
+    handled: list[int] = []
+    errors = [Transient("later")]
+
+    def fail(_: Any, item: int) -> None:
+        if item == 3 and errors:
+            raise errors.pop()
+
+    result = make_task(app, importing(handled, fail)).delay()
+    waiting = run(app, result.id)
+
+    assert (waiting.state, waiting.attempts) == (State.RETRYING, 1)
+    assert waiting.due_at
+    assert 0.04 <= (waiting.due_at - waiting.updated_at).total_seconds() <= 0.1
+    assert state_of(app, result.id) == "RETRY"
+    wait_until(lambda: again(app), "the job is due")
+    assert handled == [0, 1, 2, 3, 3, 4, 5]
+    assert (result.state, record(app, result.id).state) == ("SUCCESS", "SUCCEEDED")
+
+
+def test_an_error_that_is_final_is_told_to_celery_too(app: Celery) -> None:
+    def body(_: Any) -> None:
+        raise Permanent("no such shop")
+
+    result = make_task(app, body).delay()
+    job = run(app, result.id)
+
+    assert (job.state, job.reason) == (State.DEAD, "permanent")
+    assert job.error
+    assert (job.error.type, job.error.message) == ("Permanent", "no such shop")
+    assert state_of(app, result.id) == "FAILURE"
+
+
+def test_a_replay_of_a_dead_job_ends_well_for_celery_too(app: Celery) -> None:
+    handled: list[int] = []
+    broken = [True]
+
+    def fail(_: Any, item: int) -> None:
+        if item == 4 and broken:
+            raise Permanent("broken")
+
+    result = make_task(app, importing(handled, fail)).delay()
+    run(app, result.id)
+    broken.clear()
+    kit_of(app).jobs.replay(result.id)
+    again(app)
+
+    assert handled == [0, 1, 2, 3, 4, 4, 5]
+    assert (result.state, record(app, result.id).state) == ("SUCCESS", "SUCCEEDED")
+    with pytest.raises(NotAllowed):
+        kit_of(app).jobs.replay(result.id)
+
+
+def test_a_retry_of_ones_own_waits_in_the_store_with_its_new_message(
+    app: Celery,
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def body(task: Any, n: int) -> int:
+        calls.append((n, task.request.retries))
+        if n == 1:
+            raise task.retry(args=(2,), countdown=60, exc=KeyError("busy"))
+        return n
+
+    result = make_task(app, body).delay(1)
+    waiting = run(app, result.id)
+
+    assert waiting.state is State.RETRYING
+    assert waiting.due_at
+    assert 59 < (waiting.due_at - waiting.updated_at).total_seconds() <= 60
+    assert waiting.error
+    assert (waiting.error.type, waiting.error.verdict) == ("KeyError", "retry")
+    assert state_of(app, result.id) == "RETRY"
+    kit_of(app).store.claim_due(10**9, 0)
+    waiting_message = record(app, result.id).message
+    assert waiting_message
+    assert waiting_message.headers["retries"] == 1
+
+
+def test_ignore_ends_a_job_and_reject_gives_it_back(app: Celery, store: Far) -> None:
+    errors: list[Exception] = [Ignore(), Reject("bad"), Reject("later", requeue=True)]
+
+    def body(_: Any) -> None:
+        raise errors.pop(0)
+
+    task = make_task(app, body)
+    jobs = [run(app, task.delay().id) for _ in range(3)]
+
+    assert [job.state for job in jobs] == [State.SUCCEEDED, State.DEAD, State.QUEUED]
+    assert [job.attempts for job in jobs] == [0, 1, 0]
+    due_in = store.next_due()  # the broker has it; this is its hint
+    assert due_in is not None
+    assert due_in > 200
+
+
+# -- interruptions
+
+
+def test_a_drain_hands_the_job_over_at_once(app: Celery) -> None:
+    handled: list[int] = []
+
+    def drain(task: Any, item: int) -> None:
+        if item == 2 and not kit_of(app).drain.is_set():
+            kit_of(app).drain.set()
+            lease = task._execution.run.lease
+            wait_until(lambda: lease.drained, "the keeper has seen it")
+
+    result = make_task(app, importing(handled, drain)).delay()
+    stopped = run(app, result.id)
+
+    assert (stopped.state, stopped.attempts, stopped.interruptions) == ("QUEUED", 0, 1)
+    assert stopped.progress.current == 3
+    assert state_of(app, result.id) == "PENDING"
+    kit_of(app).drain.clear()
+    assert again(app) == 1
+    assert handled == list(range(6))
+    assert names(app, result.id)[2:] == ["interrupted", "started", "succeeded"]
+
+
+def test_a_worker_that_shuts_down_begins_nothing(app: Celery, store: Far) -> None:
+    handled: list[int] = []
+    result = make_task(app, importing(handled, lambda *_: None)).delay()
+    kit_of(app).drain.set()
+
+    job = run(app, result.id)
+
+    assert (job.state, job.starts, handled) == (State.QUEUED, 0, [])
+    due_in = store.next_due()
+    assert due_in is not None
+    assert due_in <= 0
+
+
+def test_a_worker_that_shuts_down_without_a_store_fails_nothing(
+    app: Celery, store: Far
+) -> None:
+    result = make_task(app, importing([], lambda *_: None)).delay()
+    kit_of(app).drain.set()
+    store.away = 1
+
+    job = run(app, result.id)
+
+    assert job.state is State.QUEUED
+    assert state_of(app, result.id) == "PENDING"
+
+
+@pytest.mark.parametrize(
+    ("act", "state", "told"),
+    [("cancel", State.CANCELLED, "REVOKED"), ("pause", State.PAUSED, "PENDING")],
+)
+def test_a_job_that_is_asked_to_stop_stops_after_its_item(
+    app: Celery, act: str, state: State, told: str
+) -> None:
+    handled: list[int] = []
+
+    def ask(task: Any, item: int) -> None:
+        if item == 2 and len(handled) == 3:
+            getattr(kit_of(app).jobs, act)(task.job.id, reason="why", actor="ana")
+
+    result = make_task(app, importing(handled, ask)).delay()
+    job = run(app, result.id)
+
+    assert handled == [0, 1, 2]
+    assert (job.state, job.reason, job.attempts) == (state, "why", 0)
+    assert state_of(app, result.id) == told
+    run(app, result.id)
+    assert handled == [0, 1, 2]
+    assert state_of(app, result.id) == told
+
+    if act == "pause":
+        kit_of(app).jobs.resume(result.id)
+        again(app)
+        assert handled == list(range(6))
+        assert state_of(app, result.id) == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    ("act", "state", "told"),
+    [("cancel", State.CANCELLED, "REVOKED"), ("pause", State.PAUSED, "PENDING")],
+)
+def test_what_was_asked_goes_before_a_retry(
+    app: Celery, act: str, state: State, told: str
+) -> None:
+    def body(task: Any) -> None:
+        getattr(kit_of(app).jobs, act)(task.job.id, reason="why", actor="ana")
+        raise Transient("later")
+
+    result = make_task(app, body).delay()
+    job = run(app, result.id)
+
+    assert (job.state, job.reason, job.attempts) == (state, "why", 1)
+    assert state_of(app, result.id) == told
+
+
+def test_a_body_that_swallows_everything_is_stopped_all_the_same(app: Celery) -> None:
+    def body(task: Any) -> str:
+        try:
+            with task.stage("import") as stage:
+                for item in stage.iterate(range(6)):
+                    if item == 2:
+                        kit_of(app).jobs.cancel(task.job.id)
+        except BaseException:  # noqa: BLE001, S110 - what the worst code does
+            pass
+        return "as if it were done"
+
+    result = make_task(app, body).delay()
+
+    assert run(app, result.id).state is State.CANCELLED
+    assert state_of(app, result.id) == "REVOKED"
+
+
+def test_saved_stages_that_do_not_fit_the_code_hold_the_job(app: Celery) -> None:
+    def fail(_: Any, item: int) -> None:
+        if item == 2:
+            raise Transient("later")
+
+    result = make_task(app, importing([], fail)).delay()
+    run(app, result.id)
+    task: Any = app.tasks["sync"]
+    plan, type(task).plan = task.plan, Plan.of(["read", "import"])
+    wait_until(lambda: again(app), "the job is due")
+    held = record(app, result.id)
+
+    assert (held.state, held.attempts) == (State.PAUSED, 1)
+    assert held.reason.startswith("incompatible: the saved stages ['import']")
+    assert "['read', 'import']" in held.reason
+    assert state_of(app, result.id) == "PENDING"
+
+    type(task).plan = plan
+    kit_of(app).jobs.resume(result.id)
+    assert again(app) == 1
+    assert record(app, result.id).state is State.RETRYING
+
+
+# -- a lost lease, a lost store
+
+
+def test_a_stale_owner_ends_nothing_and_tells_celery_nothing(
+    app: Celery, store: Far
+) -> None:
+    handled: list[int] = []
+
+    def take_over(task: Any, item: int) -> None:
+        if item == 2:
+            store.crash(task.job.id, HOST, CRASH)
+            start = store.begin(task.job.id, "other", "w2/1", 30)
+            assert start.job
+
+    result = make_task(app, importing(handled, take_over)).delay()
+    job = run(app, result.id)
+
+    assert handled == [0, 1, 2]
+    assert (job.state, job.worker, job.fence) == (State.RUNNING, "w2/1", 2)
+    assert state_of(app, result.id) in {"PENDING", "PROGRESS"}
+
+
+def test_an_ending_waits_for_the_store(app: Celery, store: Far) -> None:
+    def body(_: Any) -> str:
+        store.away = 2
+        return "done"
+
+    result = make_task(app, body).delay()
+
+    assert run(app, result.id).state is State.SUCCEEDED
+    assert result.result == "done"
+
+
+def test_a_death_waits_for_the_store(app: Celery, store: Far) -> None:
+    def body(_: Any) -> str:
+        store.away = 1
+        raise Permanent("no")
+
+    result = make_task(app, body).delay()
+
+    assert run(app, result.id).state is State.DEAD
+
+
+def test_a_beginning_waits_for_the_store(app: Celery, store: Far) -> None:
+    result = make_task(app, importing([], lambda *_: None)).delay()
+    store.away = 1
+
+    assert run(app, result.id).state is State.SUCCEEDED
+
+
+ENDINGS = {
+    "retry": Transient("later"),
+    "death": Reject("bad"),
+    "ignore": Ignore(),
+    "requeue": Reject("later", requeue=True),
+    "crash": MemoryError(),
+    "drain": Drained("a check of one's own"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_store_that_stays_away_leaves_the_ending_to_the_next_owner(
+    app: Celery, store: Far, ending: str
+) -> None:
+    def body(task: Any) -> None:
+        task._execution.run.lease.seconds = 0.03
+        store.away = 10**9
+        raise ENDINGS[ending]
+
+    result = make_task(app, body).delay()
+    run(app, result.id)
+
+    assert record(app, result.id).state is State.RUNNING
+    assert not result.ready()
+
+
+def test_a_swallowed_stop_with_the_store_away_is_left_to_the_next_owner(
+    app: Celery, store: Far
+) -> None:
+    def body(task: Any) -> str:
+        run = task._execution.run
+        run.lease.drained = True
+        with suppress(Drained):
+            run.check()
+        run.lease.seconds = 0.03
+        store.away = 10**9
+        return "as if it were done"
+
+    result = make_task(app, body).delay()
+    run(app, result.id)
+
+    assert record(app, result.id).state is State.RUNNING
+    assert not result.ready()
+
+
+def test_an_exit_with_the_store_away_is_an_exit(app: Celery, store: Far) -> None:
+    def body(task: Any) -> None:
+        task._execution.run.lease.seconds = 0.03
+        store.away = 10**9
+        kit_of(app).drain.set()
+        raise SystemExit
+
+    result = make_task(app, body).delay()
+    with pytest.raises(SystemExit):
+        run(app, result.id)
+
+    assert record(app, result.id).state is State.RUNNING
+
+
+def test_a_rejected_message_needs_no_hint_to_be_rejected(
+    app: Celery, store: Far
+) -> None:
+    def body(_: Any) -> None:
+        raise Reject("later", requeue=True)
+
+    result = make_task(app, body).delay()
+    store.no_hints = True
+
+    assert run(app, result.id).state is State.QUEUED
+    assert not result.ready()
+
+
+def test_stages_that_do_not_fit_and_a_store_that_stays_away(
+    app: Celery, store: Far
+) -> None:
+    def fail(_: Any, __: int) -> None:
+        raise Reject("later", requeue=True)
+
+    result = make_task(app, importing([], fail), lease_seconds=0.06).delay()
+    message = record(app, result.id).message
+    run(app, result.id)
+    task: Any = app.tasks["sync"]
+    type(task).plan = Plan.of(["read", "import"])
+    store.no_stops = True
+
+    deliver(app, message)
+
+    assert record(app, result.id).state is State.RUNNING
+
+
+def test_a_store_that_stays_away_gives_the_message_back(
+    app: Celery, store: Far
+) -> None:
+    task = make_task(app, importing([], lambda *_: None), lease_seconds=0.003)
+    result = task.delay()
+    store.away = 10**9
+
+    job = run(app, result.id)
+
+    assert (job.state, job.starts) == (State.QUEUED, 0)
+    assert not result.ready()
+
+
+def test_a_newer_record_is_left_for_a_newer_worker(
+    app: Celery, store: Far, caplog: pytest.LogCaptureFixture
+) -> None:
+    handled: list[int] = []
+    result = make_task(app, importing(handled, lambda *_: None)).delay()
+    message = record(app, result.id).message
+    store._jobs[result.id].fields["schema"] = "99"
+
+    deliver(app, message)
+
+    assert handled == []
+    assert state_of(app, result.id) == "PENDING"
+    assert "upgrade celery-jobkit" in caplog.text
+    assert store._jobs[result.id].state is State.QUEUED
+
+
+# -- ends of the process
+
+
+def test_an_exit_in_a_drain_hands_the_job_over(app: Celery) -> None:
+    handled: list[int] = []
+
+    def leave(_: Any, __: int) -> None:
+        if len(handled) == 3:
+            kit_of(app).drain.set()
+            raise SystemExit
+
+    result = make_task(app, importing(handled, leave)).delay()
+    with pytest.raises(SystemExit):
+        run(app, result.id)
+    kit_of(app).drain.clear()
+
+    job = record(app, result.id)
+    assert (job.state, job.attempts, job.progress.current) == (State.QUEUED, 0, 2)
+    again(app)
+    assert handled == [0, 1, 2, 2, 3, 4, 5]
+
+
+def test_an_exit_of_ones_own_leaves_the_job_to_the_rescue(app: Celery) -> None:
+    def body(_: Any) -> None:
+        raise SystemExit
+
+    result = make_task(app, body).delay()
+    with pytest.raises(SystemExit):
+        run(app, result.id)
+
+    assert record(app, result.id).state is State.RUNNING
+    assert not kit_of(app).keeper._leases
+
+
+def test_out_of_memory_is_a_crash_and_no_attempt(app: Celery) -> None:
+    def body(_: Any) -> None:
+        raise MemoryError
+
+    result = make_task(app, body).delay()
+    states = [run(app, result.id).state for _ in range(3)]
+    job = record(app, result.id)
+
+    assert states == ["QUEUED", "QUEUED", "DEAD"]
+    assert (job.reason, job.recoveries, job.attempts) == ("poison", 3, 0)
+    assert state_of(app, result.id) == "FAILURE"
+
+
+def test_a_job_that_is_replaced_goes_on_as_the_other_task(app: Celery) -> None:
+    def then(_: Any, n: int) -> int:
+        return n + 1
+
+    def first(task: Any) -> Any:
+        return task.replace(other.s(4))
+
+    other = make_task(app, then, name="other", stages=["x"])
+    result = make_task(app, first).delay()
+
+    replaced = run(app, result.id)
+    assert (replaced.task, replaced.state, replaced.stages) == (
+        "other",
+        "QUEUED",
+        ("x",),
+    )
+
+    done = run(app, result.id)
+    assert (done.state, result.result) == (State.SUCCEEDED, 5)
+
+
+def test_a_lease_that_is_over_at_the_end_of_the_body_sends_no_callback(
+    app: Celery, store: Far
+) -> None:
+    def after(_: Any, n: int) -> None:
+        pytest.fail(f"called with {n}")
+
+    callback = make_task(app, after, name="callback")
+
+    def body(task: Any) -> int:
+        task._execution.run.lease.seconds = 0.0
+        return 1
+
+    result = make_task(app, body).apply_async(link=callback.s())
+    job = run(app, result.id)
+
+    assert job.state is State.RUNNING
+    assert [listed.task for listed in kit_of(app).jobs.list().items] == ["sync"]
+    assert store.get(result.id) == job
+
+
+def test_a_lost_lease_is_no_error_of_celery() -> None:
+    assert not issubclass(LeaseLost, Exception)

@@ -1,0 +1,398 @@
+"""A lease is kept in time, given up in time, and tells when to stop."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from jobkit import lease as lease_module
+from jobkit.drain import DrainFlag
+from jobkit.errors import Cancelled, Drained, LeaseLost, Paused
+from jobkit.job import StopRequest
+from jobkit.lease import TICK, Keeper, Lease
+from jobkit.store.base import Kept
+from tests.unit.runs import ID, Time, Watched, begin, kept, kill, stop_the_clock
+from tests.waiting import wait_until
+
+TOP = Path(__file__).parents[2]
+
+OURS = Kept(owner=True)
+SECONDS = 30.0
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    return stop_the_clock(monkeypatch)
+
+
+@pytest.fixture
+def store() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def lease(time: Time, store: Watched) -> Lease:  # noqa: ARG001 - it stands still first
+    return begin(store, seconds=SECONDS, interval=1000.0).lease
+
+
+def ticks(lease: Lease, time: Time, seconds: float, *, draining: bool = False) -> None:
+    """Let the keeper look at a lease for some time."""
+    for _ in range(round(seconds / TICK)):
+        time.advance(TICK)
+        lease.tick(draining=draining)
+
+
+# -- kept, and given up
+
+
+def test_a_lease_is_renewed_at_a_third(
+    lease: Lease, time: Time, store: Watched
+) -> None:
+    ticks(lease, time, 9.9)
+    assert store.renewed == 0
+
+    ticks(lease, time, 0.2)
+    assert store.renewed == 1
+
+    ticks(lease, time, 600.0)
+    assert store.renewed == pytest.approx(61, abs=1)
+    assert lease.stop() is None
+
+
+def test_a_save_renews_as_well(lease: Lease, time: Time, store: Watched) -> None:
+    for _ in range(10):
+        ticks(lease, time, 9.0)
+        lease.confirm(time.now, OURS)
+
+    assert store.renewed == 0
+    assert not lease.lost
+
+
+def test_a_run_fences_itself_at_two_thirds(lease: Lease, time: Time) -> None:
+    time.advance(19.99)
+    assert (lease.lost, lease.stop()) == (False, None)
+
+    time.advance(0.02)
+
+    assert lease.lost
+    assert isinstance(lease.stop(), LeaseLost)
+    assert ID in str(lease.stop())
+
+
+def test_a_frozen_keeper_cannot_keep_a_lease_that_is_over(
+    lease: Lease, time: Time, store: Watched
+) -> None:
+    time.advance(20.0)
+
+    lease.tick(draining=False)
+
+    assert store.renewed == 0
+    assert lease.attention
+    assert isinstance(lease.stop(), LeaseLost)
+
+
+def test_an_answer_counts_from_when_its_question_was_sent(
+    lease: Lease, time: Time
+) -> None:
+    sent_at = time.now
+    time.advance(15.0)
+    lease.confirm(sent_at, OURS)
+    time.advance(5.0)
+
+    assert lease.lost
+
+
+def test_an_answer_that_comes_late_takes_nothing_back(lease: Lease, time: Time) -> None:
+    old = time.now
+    time.advance(15.0)
+    lease.confirm(time.now, OURS)
+    lease.confirm(old, OURS)
+    time.advance(15.0)
+
+    assert not lease.lost
+
+
+def test_what_is_lost_stays_lost(lease: Lease, time: Time) -> None:
+    lease.confirm(time.now, Kept(owner=False))
+    lease.confirm(time.now, OURS)
+
+    assert lease.lost
+
+
+def test_the_store_tells_that_another_owner_has_the_job(
+    lease: Lease, time: Time, store: Watched
+) -> None:
+    kill(store)
+    begin(store)
+
+    ticks(lease, time, 10.1)
+
+    assert lease.attention
+    assert isinstance(lease.stop(), LeaseLost)
+
+
+def test_while_the_store_is_away_the_keeper_tries_on_but_not_at_every_look(
+    lease: Lease, time: Time, store: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.down = True
+    ticks(lease, time, 17.0)
+
+    assert 3 <= store.renewed <= 8
+    assert not lease.lost
+    assert "cannot renew its lease and stops in" in caplog.text
+
+    store.down = False
+    ticks(lease, time, 19.0)
+
+    assert lease.stop() is None
+
+
+def test_an_outage_longer_than_two_thirds_loses_the_lease(
+    lease: Lease, time: Time, store: Watched
+) -> None:
+    store.down = True
+    ticks(lease, time, 20.1)
+    tries = store.renewed
+
+    ticks(lease, time, 30.0)
+
+    assert lease.lost
+    assert store.renewed == tries
+
+
+# -- what makes a loop look up
+
+
+def test_a_save_is_due_an_interval_after_the_last(time: Time, store: Watched) -> None:
+    lease = begin(store, interval=1.0).lease
+    looks = []
+    for _ in range(2):
+        for seconds in (0.9, 0.1):
+            ticks(lease, time, seconds)
+            looks.append(lease.attention)
+        lease.attention = False
+        lease.saved()
+
+    assert looks == [False, True, False, True]
+
+
+@pytest.mark.parametrize(("kind", "error"), [("cancel", Cancelled), ("pause", Paused)])
+def test_a_renewal_brings_what_was_asked_for(
+    lease: Lease, time: Time, store: Watched, kind: str, error: type[BaseException]
+) -> None:
+    store.ask(ID, "cancel" if kind == "cancel" else "pause", "ana", "too slow")
+    ticks(lease, time, 10.1)
+
+    stop = lease.stop()
+
+    assert lease.attention
+    assert isinstance(stop, error)
+    assert str(stop) == "ana: too slow"
+
+
+def test_a_request_can_be_taken_back(lease: Lease, time: Time) -> None:
+    lease.confirm(time.now, Kept(owner=True, request=StopRequest("pause", "ana", "")))
+    assert isinstance(lease.stop(), Paused)
+
+    lease.confirm(time.now, OURS)
+
+    assert lease.stop() is None
+
+
+def test_a_drain_is_seen_at_the_next_look_and_stays(lease: Lease, time: Time) -> None:
+    ticks(lease, time, TICK, draining=True)
+    assert lease.attention
+    assert isinstance(lease.stop(), Drained)
+
+    ticks(lease, time, TICK)
+
+    assert isinstance(lease.stop(), Drained)
+
+
+def test_a_cancel_goes_before_a_drain_and_a_lost_lease_before_both(
+    lease: Lease, time: Time
+) -> None:
+    lease.confirm(time.now, Kept(owner=True, request=StopRequest("cancel", "ana", "")))
+    ticks(lease, time, TICK, draining=True)
+    assert isinstance(lease.stop(), Cancelled)
+
+    time.advance(20.0)
+
+    assert isinstance(lease.stop(), LeaseLost)
+
+
+# -- the keeper
+
+
+@pytest.fixture
+def keeper() -> Iterator[Keeper]:
+    keeper = Keeper(DrainFlag().is_set)
+    yield keeper
+    for lease in list(keeper._leases):
+        keeper.release(lease)
+
+
+def test_one_thread_keeps_all_leases_of_a_process(keeper: Keeper) -> None:
+    store = Watched()
+    leases = [begin(store, job_id=f"job {i}", seconds=0.9).lease for i in range(3)]
+    for lease in leases:
+        keeper.keep(lease)
+
+    wait_until(lambda: store.renewed >= 9, "each lease was renewed thrice")
+
+    assert not any(lease.lost for lease in leases)
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("jobkit-keeper") >= 1
+    assert keeper._thread
+    assert keeper._thread.daemon
+
+
+def test_a_released_lease_is_not_renewed_any_more(keeper: Keeper) -> None:
+    store = Watched()
+    first = begin(store, job_id="first", seconds=0.6).lease
+    other = begin(store, job_id="other", seconds=0.6).lease
+    keeper.keep(first)
+    keeper.keep(other)
+    keeper.release(first)
+
+    wait_until(lambda: first.lost, "the released lease is over")
+
+    assert not other.lost
+
+
+def test_the_keeper_rests_without_leases_and_wakes_for_the_next(keeper: Keeper) -> None:
+    store = Watched()
+    for times in (1, 2):
+        lease = begin(store, job_id=f"job {times}", seconds=0.6).lease
+        store.renewed = 0
+        keeper.keep(lease)
+        wait_until(lambda: store.renewed, "it was renewed")
+        keeper.release(lease)
+        assert not keeper._busy.is_set()
+
+
+class Broken(Watched):
+    """A store with a bug: its first answer is none."""
+
+    @override
+    def renew(self, job_id: str, fence: int, lease: float) -> Kept:
+        if not self.renewed:
+            self.renewed += 1
+            raise RuntimeError("a bug")
+        return super().renew(job_id, fence, lease)
+
+
+def test_the_keeper_outlives_an_error_that_nobody_expects(
+    keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Broken()
+    lease = begin(store, seconds=1.2).lease
+    keeper.keep(lease)
+
+    wait_until(lambda: store.renewed >= 3, "it was renewed after the error")
+
+    assert not lease.lost
+    assert "a bug" in caplog.text
+
+
+def test_a_keeper_looks_twenty_times_a_second() -> None:
+    assert lease_module.TICK == 0.05
+
+
+FORKED_KEEPER = """
+import os, sys, threading
+from jobkit.lease import Keeper
+from tests.unit.runs import Watched, begin
+from tests.waiting import wait_until
+
+store = Watched()
+keeper = Keeper(lambda: False)
+keeper.keep(begin(store, job_id="parent", seconds=600.0).lease)
+with keeper._lock:  # the worst moment for a fork
+    child = os.fork()
+if child == 0:
+    lease = begin(store, job_id="child", seconds=0.6).lease
+    keeper.keep(lease)
+    wait_until(lambda: store.renewed >= 3, "the child's keeper works")
+    assert keeper._leases == {lease}
+    keeper.release(lease)
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert keeper._thread.is_alive()
+print("well")
+"""
+
+FORKED_DRAIN = """
+import os
+from jobkit.drain import DrainFlag
+from jobkit.errors import Drained
+from jobkit.lease import Keeper
+from tests.unit.runs import Watched, begin
+from tests.waiting import wait_until
+
+flag = DrainFlag()
+keeper = Keeper(flag.is_set)
+ready, go = os.pipe()
+child = os.fork()
+if child == 0:
+    lease = begin(Watched(), seconds=600.0, interval=600.0).lease
+    keeper.keep(lease)
+    assert not flag.is_set() and not lease.attention
+    os.write(go, b".")
+    wait_until(lambda: lease.attention, "the child hears of the drain")
+    os._exit(7 if isinstance(lease.stop(), Drained) else 1)
+os.read(ready, 1)
+flag.set()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+flag.clear()
+assert not flag.is_set()
+print("well")
+"""
+
+
+@pytest.mark.parametrize(
+    "program", [FORKED_KEEPER, FORKED_DRAIN], ids=["keeper", "drain"]
+)
+def test_a_forked_child_has_a_keeper_of_its_own_and_hears_of_the_drain(
+    program: str,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=TOP,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert (done.stdout, done.returncode) == ("well\n", 0), done.stderr
+
+
+def test_a_drain_flag_can_be_taken_back() -> None:
+    flag = DrainFlag()
+    assert not flag.is_set()
+    flag.set()
+    assert flag.is_set()
+    flag.clear()
+    assert not flag.is_set()
+
+
+def test_flags_do_not_know_each_other() -> None:
+    one, other = DrainFlag(), DrainFlag()
+    one.set()
+
+    assert not other.is_set()
+
+
+def test_a_lease_is_of_one_record(store: Watched) -> None:
+    run = begin(store)
+
+    assert run.lease.fence == kept(store).fence == 1

@@ -1,0 +1,373 @@
+"""The public face is pinned: whoever changes it changes this file as well."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from dataclasses import fields
+from importlib import resources
+from typing import Any
+
+import pytest
+from celery import Task
+from celery.result import AsyncResult
+from celery.utils.dispatch import Signal
+
+import jobkit
+from jobkit import errors, signals
+from jobkit.items import StageRun
+from jobkit.job import SCHEMA, StopRequest
+from jobkit.run import CurrentJob
+from jobkit.store.keys import Keys
+from jobkit.verdicts import Verdict
+
+ALL = """
+Cancelled Client CodecError Drained Event Interrupted Job JobKit JobNotFound JobResult
+JobTask JobkitError LeaseLost LimitError NotAllowed Page Paused Permanent Progress
+ProgressTask RateLimited RetryPolicy SchemaError SettingsError Stage StageError State
+StoreError StoreUnavailable Transient
+"""
+
+
+def test_what_jobkit_exports() -> None:
+    assert jobkit.__all__ == ALL.split()
+    assert all(hasattr(jobkit, name) for name in jobkit.__all__)
+
+
+# -- methods
+
+
+def signature(function: Any) -> str:
+    """The parameters with their defaults, without their types."""
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name != "self"
+    ]
+    return str(inspect.Signature(parameters))
+
+
+def public(kind: type) -> dict[str, str]:
+    """The public methods and properties of a class, but for those it inherits."""
+    found = {}
+    for name, member in vars(kind).items():
+        if isinstance(member, property):
+            found[name] = "property"
+        elif inspect.isfunction(member):
+            found[name] = signature(member)
+    return {name: how for name, how in found.items() if not name.startswith("_")}
+
+
+PROGRESS_TASK = {
+    "stage": "(name, total=None, title=None)",
+    "step": "(name, fn, /, *args, **kwargs)",
+    "set_progress": "(current, total, description='')",
+    "increment_progress": "(by=1)",
+}
+
+JOB_TASK = {
+    "AsyncResult": "(task_id, **kwargs)",
+    "apply_async": "(args=None, kwargs=None, task_id=None, producer=None, link=None, "
+    "link_error=None, shadow=None, *, idempotency_key=None, owner='', **options)",
+    "before_start": "(task_id, args, kwargs)",
+    "job": "property",
+    "kit": "property",
+    "new_job": "(job_id, message, owner='', delay=None)",
+    "policy": "property",
+    "replace": "(sig, *args, **kwargs)",
+    "retry": "(*args, **kwargs)",
+}
+
+STAGE_RUN = {
+    "advance": "(n=1, message=None)",
+    "checkpoint": "(cursor)",
+    "cursor": "property",
+    "done": "property",
+    "iterate": "(source, total=None, cursor=None)",
+    "message": "(text)",
+    "set": "(current, total, message)",
+}
+
+CURRENT_JOB = {
+    "attempt": "property",
+    "fence": "property",
+    "id": "property",
+    "item_key": "(item)",
+    "owner": "property",
+    "recoveries": "property",
+    "should_stop": "()",
+}
+
+CLIENT = {
+    "cancel": "(job_id, *, reason='', actor='')",
+    "counts": "()",
+    "discard": "(job_id, *, reason='', actor='')",
+    "get": "(job_id)",
+    "history": "(job_id, after='')",
+    "list": "(*, state=None, task=None, queue=None, owner=None, after=None, limit=50)",
+    "pause": "(job_id, *, reason='', actor='')",
+    "replay": "(job_id, mode='resume', *, reason='', actor='')",
+    "resume": "(job_id, *, actor='')",
+    "watch": "(job_id)",
+}
+
+JOB_RESULT = {
+    "cancel": "(reason='', actor='')",
+    "job": "()",
+    "watch": "()",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pinned"),
+    [
+        (jobkit.ProgressTask, PROGRESS_TASK),
+        (jobkit.JobTask, JOB_TASK),
+        (StageRun, STAGE_RUN),
+        (CurrentJob, CURRENT_JOB),
+        (jobkit.Client, CLIENT),
+        (jobkit.JobResult, JOB_RESULT),
+    ],
+)
+def test_a_class_has_these_methods(kind: type, pinned: dict[str, str]) -> None:
+    assert public(kind) == pinned
+
+
+def test_how_things_are_made() -> None:
+    made = {
+        kind: signature(kind)
+        for kind in (jobkit.Client, jobkit.JobKit, jobkit.Stage, jobkit.Page)
+    }
+
+    assert made == {
+        jobkit.Client: "(store, cancelled=None, *, prefix='jobkit', partitions=1)",
+        jobkit.JobKit: "(app, store=None)",
+        jobkit.Stage: "(name, weight=1.0, title=None)",
+        jobkit.Page: "(items, next=None)",
+    }
+
+
+def test_the_options_of_a_task_and_their_defaults() -> None:
+    task = jobkit.ProgressTask
+
+    assert task.stages == ()
+    assert task.retry_policy is None
+    assert task.lease_seconds is None
+    assert task.checkpoint_interval is None
+    assert task.checkpoint_every is None
+    assert (task.acks_late, task.reject_on_worker_lost) == (True, False)
+    assert issubclass(task, jobkit.JobTask)
+    assert issubclass(jobkit.JobTask, Task)
+    assert issubclass(jobkit.JobResult, AsyncResult)
+
+
+# -- values
+
+
+def names(kind: Any) -> str:
+    return " ".join(field.name for field in fields(kind))
+
+
+def test_the_fields_of_the_values() -> None:
+    assert names(jobkit.Progress) == (
+        "current total percent rate eta_seconds message "
+        "stage stage_index stage_count ok failed skipped"
+    )
+    assert names(jobkit.Event) == "id name at state detail progress"
+    assert names(jobkit.Page) == "items next"
+    assert names(jobkit.Stage) == "name weight title"
+    assert names(StopRequest) == "kind actor reason"
+    assert names(jobkit.Job) == (
+        "id task state reason queue priority dead_letter_queue owner fence worker "
+        "attempts starts recoveries interruptions crashes_without_progress crash_limit "
+        "rate_limited budgets position stages checkpoint progress error request "
+        "replay_of replays message created_at published_at started_at updated_at "
+        "finished_at due_at lease_until"
+    )
+    assert names(jobkit.RetryPolicy) == (
+        "transient rate_limited unknown crashes total base cap verdicts never"
+    )
+    assert SCHEMA == 1
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [jobkit.Progress, jobkit.Event, jobkit.Page, jobkit.Stage, jobkit.Job],
+)
+def test_values_are_frozen(kind: Any) -> None:
+    assert kind.__dataclass_params__.frozen
+
+
+def test_unknown_progress_is_none() -> None:
+    assert jobkit.Progress() == jobkit.Progress(
+        current=0,
+        total=None,
+        percent=None,
+        rate=None,
+        eta_seconds=None,
+        message=None,
+        stage=None,
+        stage_index=None,
+        stage_count=None,
+        ok=0,
+        failed=0,
+        skipped=0,
+    )
+
+
+def test_the_states() -> None:
+    plain = ["SCHEDULED", "QUEUED", "BLOCKED", "RUNNING", "RETRYING", "PAUSED"]
+    finished = ["SUCCEEDED", "PARTIAL", "DEAD", "CANCELLED"]
+
+    assert [str(state) for state in jobkit.State] == plain + finished
+    assert [state for state in jobkit.State if state.finished] == finished
+    assert jobkit.State.RUNNING == "RUNNING"
+    assert f"{jobkit.State.RUNNING}" == "RUNNING"
+
+
+def test_the_verdicts() -> None:
+    assert [str(verdict) for verdict in Verdict] == [
+        *("transient", "rate_limited", "unknown", "permanent"),
+        *("infrastructure", "time_limit"),
+    ]
+
+
+# -- errors
+
+TREE = {
+    "JobkitError": ["Exception"],
+    "SettingsError": ["JobkitError", "ValueError"],
+    "CodecError": ["JobkitError", "TypeError"],
+    "LimitError": ["CodecError"],
+    "StageError": ["JobkitError"],
+    "StoreError": ["JobkitError"],
+    "StoreUnavailable": ["StoreError"],
+    "SchemaError": ["StoreError"],
+    "JobNotFound": ["JobkitError", "LookupError"],
+    "NotAllowed": ["JobkitError"],
+    "Transient": ["JobkitError"],
+    "RateLimited": ["JobkitError"],
+    "Permanent": ["JobkitError"],
+    "Interrupted": ["BaseException"],
+    "Drained": ["Interrupted"],
+    "Paused": ["Interrupted"],
+    "Cancelled": ["Interrupted"],
+    "LeaseLost": ["Interrupted"],
+}
+
+
+def test_the_tree_of_errors() -> None:
+    tree = {
+        name: [base.__name__ for base in kind.__bases__]
+        for name, kind in inspect.getmembers(errors, inspect.isclass)
+        if kind.__module__ == errors.__name__
+    }
+
+    assert tree == TREE
+    assert set(TREE) <= set(jobkit.__all__)
+
+
+def test_control_flow_is_no_exception() -> None:
+    kinds: list[type] = [jobkit.Interrupted, *jobkit.Interrupted.__subclasses__()]
+
+    assert len(kinds) == 5
+    for kind in kinds:
+        assert issubclass(kind, BaseException)
+        assert not issubclass(kind, Exception)
+
+
+def test_how_errors_that_steer_are_raised() -> None:
+    assert signature(jobkit.RateLimited) == "(message='', retry_after=None)"
+    assert signature(jobkit.NotAllowed) == "(message, state='')"
+    assert signature(jobkit.JobNotFound) == "(job_id)"
+
+
+# -- signals
+
+SIGNALS = {
+    "job_queued": ["delay"],
+    "job_started": ["job"],
+    "job_progressed": ["progress"],
+    "job_retrying": ["error", "delay"],
+    "job_succeeded": ["progress"],
+    "job_partial": ["progress"],
+    "job_dead": ["reason", "error"],
+    "job_cancelled": ["reason"],
+    "job_recovered": [],
+}
+
+
+def test_the_signals_and_what_they_tell() -> None:
+    module: dict[str, Any] = vars(signals)
+    found = {
+        name: signal.providing_args  # type: ignore[attr-defined]
+        for name, signal in module.items()
+        if isinstance(signal, Signal)
+    }
+
+    assert found == {name: {"job_id", *told} for name, told in SIGNALS.items()}
+    for name in SIGNALS:
+        assert getattr(signals, name).name == name
+        assert f"``{name}``" in (signals.__doc__ or "")
+
+
+# -- the history
+
+EVENTS = {
+    *("scheduled", "queued", "started", "progressed", "retrying", "interrupted"),
+    *("recovered", "replaced", "asked", "paused", "resumed"),
+    *("succeeded", "dead", "cancelled", "replayed", "discarded"),
+}
+
+
+def test_the_names_of_events() -> None:
+    scripts = resources.files("jobkit.store").joinpath("lua").iterdir()
+    text = "".join(script.read_text() for script in scripts)
+    named = set(re.findall(r"event\(\s*id, '(\w+)'", text))
+    ticks = set(re.findall(r"'name', '(\w+)'", text))
+
+    # A new job's event has the name of its state.
+    assert named | ticks | {"scheduled", "queued"} == EVENTS
+
+
+# -- keys
+
+
+def test_the_names_of_keys() -> None:
+    keys = Keys("shop")
+
+    assert keys.tag(0) == keys.tag_of("a") == "{shop:0}"
+    assert keys.job("a") == "{shop:0}:job:a"
+    assert keys.events("a") == "{shop:0}:events:a"
+    assert keys.ticks("a") == "{shop:0}:ticks:a"
+    assert keys.state(0, "DEAD") == "{shop:0}:state:DEAD"
+
+
+def test_a_job_lives_in_the_partition_of_its_id() -> None:
+    keys = Keys("shop", 4)
+
+    assert keys.tags() == ["{shop:0}", "{shop:1}", "{shop:2}", "{shop:3}"]
+    assert [keys.partition(f"job {n}") for n in range(8)] == CRC_32
+
+
+CRC_32 = [0, 2, 0, 2, 1, 3, 1, 3]
+"""The CRC-32 of the ids modulo 4: a change of it loses every job in a store."""
+
+
+# -- what users read
+
+
+def members() -> Iterable[tuple[str, Any]]:
+    for name in jobkit.__all__:
+        kind = getattr(jobkit, name)
+        yield name, kind
+        for method, member in vars(kind).items():
+            if not method.startswith("_") and callable(member):
+                yield f"{name}.{method}", member
+
+
+def test_everything_public_says_what_it_is() -> None:
+    for name, member in members():
+        text = inspect.getdoc(member) or ""
+        assert text.split("\n\n")[0].rstrip().endswith((".", ":")), name

@@ -1,0 +1,25 @@
+"""The numbers that the tests hold jobkit to, and marks that several files use."""
+
+import pytest
+
+on_both_brokers = pytest.mark.parametrize("broker", ["redis", "rabbit"], indirect=True)
+
+backend_writes_here = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated setex:DeprecationWarning"
+)
+"""For tests in whose own process Celery's Redis backend stores a result."""
+
+RECOVERY = 2.0
+"""Seconds after the end of the lease by which another worker goes on."""
+
+HANDOVER = 2.0
+"""Seconds after SIGTERM by which another worker goes on."""
+
+ANSWER = 2.0
+"""Seconds within which a running job stops for a cancel or a pause."""
+
+CHECKPOINT_INTERVAL = 1.0
+"""Seconds of work that a killed worker may have done in vain."""
+
+SLACK = 0.5
+"""Seconds that a busy machine may add to a measured time."""

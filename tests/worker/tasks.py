@@ -1,0 +1,228 @@
+"""The tasks that the tests run; whatever they do, they write down."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+
+from jobkit import (
+    JobTask,
+    Permanent,
+    ProgressTask,
+    RateLimited,
+    Stage,
+)
+from tests.worker.journal import Journal
+
+WALK_STAGES = ("count", Stage("import", weight=8), "end")
+
+
+def register(app: Celery, stages: Iterable[str]) -> None:
+    """Give an app all the tasks; ``stages`` are those of ``phases``."""
+
+    def task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        options = {"base": ProgressTask, "bind": True, "shared": False, **options}
+        return app.task(name=f"t.{name}", **options)
+
+    task("walk", stages=WALK_STAGES)(walk)
+    task("stumble", stages=WALK_STAGES)(stumble)
+    task("phases", stages=list(stages))(phases)
+    task("add", base=JobTask)(add)
+    task("total")(total)
+    task("member")(member)
+    task("blame")(blame)
+    task("doom")(doom)
+    task("wait_long")(wait_long)
+    task("again", max_retries=3)(again)
+    task("again_with_more")(again_with_more)
+    wait = {"countdown": 0.1, "max_retries": 2}
+    task("automatic", autoretry_for=(KeyError,), retry_kwargs=wait)(automatic)
+    task("end_as")(end_as)
+    once_more = {"unknown": 1, "base": 0}
+    task("soft", soft_time_limit=0.5, retry_policy=once_more)(wait_long)
+    task("hard", time_limit=1)(wait_long)
+
+
+def journal(task: JobTask) -> Journal:
+    """The journal that the app of a task was set up with."""
+    return Journal(Path(task.app.conf["journal"]))
+
+
+def note(task: JobTask, item: object) -> None:
+    """Write down that the running job did ``item``."""
+    journal(task).write(task.job.id, task.job.fence, item)
+
+
+def numbers(items: int) -> Callable[[int | None], Iterable[int]]:
+    """A cursor source of the numbers from 1 to ``items``."""
+    return lambda done: range((done or 0) + 1, items + 1)
+
+
+def _pass(_: int) -> None:
+    pass
+
+
+def _go(
+    task: ProgressTask,
+    items: int,
+    pause: float,
+    meet: Callable[[int], None] = _pass,
+) -> None:
+    with task.stage("import", total=items) as stage:
+        for item in stage.iterate(numbers(items), cursor=int):
+            note(task, item)
+            meet(item)
+            time.sleep(pause)
+
+
+def walk(self: ProgressTask, items: int, pause: float = 0.01) -> int:
+    """Three stages, of which the second goes through numbered items."""
+    counted = self.step("count", lambda: items)
+    _go(self, counted, pause)
+    return self.step("end", lambda: counted)
+
+
+def _crash() -> NoReturn:
+    os._exit(1)
+
+
+def _permanent() -> NoReturn:
+    raise Permanent("no such order")
+
+
+def _connection() -> NoReturn:
+    raise ConnectionError("reset by peer")
+
+
+def _limited() -> NoReturn:
+    raise RateLimited("slow down", retry_after=1)
+
+
+def _value() -> NoReturn:
+    raise ValueError("what is this")
+
+
+def _memory() -> NoReturn:
+    raise MemoryError
+
+
+TROUBLES: dict[str, Callable[[], NoReturn]] = {
+    "crash": _crash,
+    "permanent": _permanent,
+    "connection": _connection,
+    "limited": _limited,
+    "value": _value,
+    "memory": _memory,
+    "exit": sys.exit,
+}
+
+
+def stumble(
+    self: ProgressTask,
+    items: int,
+    at: list[int],
+    how: str,
+    times: int = 1,
+    pause: float = 0.0,
+) -> int:
+    """Like ``walk``, but the items ``at`` meet trouble the first ``times`` times."""
+
+    def meet(item: int) -> None:
+        if item in at and journal(self).items(self.job.id).count(item) <= times:
+            TROUBLES[how]()
+
+    _go(self, items, pause, meet)
+    return items
+
+
+def phases(self: ProgressTask, items: int, pause: float = 0.01) -> list[str]:
+    """Whatever stages the setup names; the one called ``import`` has items."""
+    names = [stage.name for stage in self.plan.stages]
+    for name in names:
+        if name != "import":
+            self.step(name, note, self, name)
+            continue
+        _go(self, items, pause)
+    return names
+
+
+def add(self: JobTask, x: int, y: int) -> int:
+    """A short job."""
+    note(self, f"{x}+{y}")
+    return x + y
+
+
+def total(self: ProgressTask, terms: list[int]) -> int:
+    """The callback of chords."""
+    note(self, f"total-{len(terms)}")
+    return sum(terms)
+
+
+def member(self: ProgressTask, number: int, victims: Iterable[int] = ()) -> int:
+    """A part of a chord; victims are killed the first time."""
+    first = not journal(self).entries(self.job.id)
+    note(self, number)
+    if number in victims and first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def blame(self: ProgressTask, failed: str) -> None:
+    """An errback of the kind that is a message of its own."""
+    note(self, f"blame-{failed}")
+
+
+def doom(self: ProgressTask) -> None:
+    """Poison: it takes its process along, every time."""
+    note(self, "doom")
+    os._exit(1)
+
+
+def wait_long(self: ProgressTask, seconds: float = 30.0) -> None:
+    """Waits in one piece, and sees nothing of jobkit meanwhile."""
+    note(self, "wait")
+    time.sleep(seconds)
+
+
+def again(self: ProgressTask, times: int) -> str:
+    """Asks for a retry itself, a number of times."""
+    note(self, f"try-{self.request.retries}")
+    if self.request.retries < times:
+        raise self.retry(countdown=0.2)
+    return "done"
+
+
+def again_with_more(self: ProgressTask, sofar: list[int]) -> list[int]:
+    """Asks for a retry with other arguments."""
+    note(self, f"got-{len(sofar)}")
+    if len(sofar) < 3:
+        raise self.retry(args=([*sofar, len(sofar)],), countdown=0)
+    return sofar
+
+
+def automatic(self: ProgressTask, times: int) -> str:
+    """Leaves its retries to Celery's ``autoretry_for``."""
+    note(self, f"try-{self.request.retries}")
+    if self.request.retries < times:
+        raise KeyError("not yet")
+    return "done"
+
+
+def end_as(self: ProgressTask, how: str) -> str:
+    """Ends in one of the ways that Celery knows besides errors."""
+    note(self, how)
+    if how == "ignore":
+        raise Ignore
+    if how == "reject":
+        raise Reject("not wanted", requeue=False)
+    if how == "requeue" and self.job.fence == 1:
+        raise Reject("not now", requeue=True)
+    return how

@@ -1,0 +1,40 @@
+"""Chords count every member once, whatever happened to it on the way."""
+
+from celery import chord
+
+from jobkit import State
+from tests.waiting import wait_until
+from tests.worker.fleet import Fleet
+
+
+def test_a_chord_gets_all_results_though_members_are_killed(fleet: Fleet) -> None:
+    fleet.start("a", concurrency=2)
+    member, total = fleet.task("member"), fleet.task("total")
+
+    result = chord([member.s(n, victims=[3, 7]) for n in range(10)])(total.s())
+
+    assert result.get(timeout=40) == sum(range(10))
+    jobs = fleet.jobs.list(task="t.member").items
+    assert [job.state for job in jobs] == [State.SUCCEEDED] * 10
+    assert sum(job.recoveries for job in jobs) >= 2
+    assert sum(job.attempts for job in jobs) == 0
+    for job in jobs:
+        entries = fleet.journal.entries(job.id)
+        assert len(entries) == 1 + (entries[0].item in ("3", "7"))
+    totals = [e for e in fleet.journal.entries() if e.item.startswith("total")]
+    assert [(e.job, e.item) for e in totals] == [(result.id, "total-10")]
+
+
+def test_a_chord_with_a_dead_member_fails_and_tells(fleet: Fleet) -> None:
+    fleet.start("a", concurrency=2)
+    add, doom = fleet.task("add"), fleet.task("doom")
+    body = fleet.task("total").s().on_error(fleet.task("blame").s())
+
+    result = chord([add.s(1, 2), doom.s(), add.s(3, 4)])(body)
+    wait_until(
+        lambda: any(e.item.startswith("blame") for e in fleet.journal.entries()),
+        "the errback ran",
+    )
+
+    assert fleet.shown(result.id) == "FAILURE"
+    assert not [e for e in fleet.journal.entries() if e.item.startswith("total")]

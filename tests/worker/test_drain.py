@@ -1,0 +1,113 @@
+"""Workers shut down, warm, soft or cold: their jobs go on elsewhere at once."""
+
+import signal
+import time
+
+from jobkit import Job, JobResult, State
+from tests.waiting import wait_until
+from tests.worker.fleet import Fleet, FleetFactory
+from tests.worker.promises import HANDOVER, SLACK, on_both_brokers
+
+ITEMS = 200
+
+
+def handed_over(
+    fleet: Fleet, result: JobResult, number: signal.Signals
+) -> tuple[Job, int, set[str], float]:
+    """Shut the owner down in mid-job.
+
+    The job when it ended, the worker's exit code, the states that Celery showed,
+    and the seconds until another worker went on.
+    """
+    fleet.journal.wait_for(result.id, count=ITEMS // 2)
+    owner = fleet.owner(result.id)
+    asked_at = time.monotonic()
+    owner.send_signal(number)
+    shown: set[str] = set()
+
+    def ended() -> bool:
+        shown.add(fleet.shown(result.id))
+        return fleet.jobs.get(result.id).state.finished
+
+    wait_until(ended, "the job has ended")
+    resumed = fleet.journal.wait_for(result.id, fence=2)
+    return (
+        fleet.wait_for(result.id),
+        owner.wait(),
+        shown | {fleet.shown(result.id)},
+        resumed.at - asked_at,
+    )
+
+
+def assert_drained(fleet: Fleet, job: Job, repeated: int = 0) -> None:
+    assert set(fleet.journal.items(job.id)) == set(range(1, ITEMS + 1))
+    assert len(fleet.journal.repeated(job.id)) <= repeated
+    assert job.state is State.SUCCEEDED
+    assert (job.interruptions, job.recoveries, job.attempts) == (1, 0, 0)
+    assert fleet.ends(job.id) == [State.SUCCEEDED]
+
+
+@on_both_brokers
+def test_a_warm_shutdown_hands_the_job_over(fleet: Fleet) -> None:
+    fleet.start("a", "b")
+    result = fleet.send("walk", ITEMS)
+
+    job, code, shown, seconds = handed_over(fleet, result, signal.SIGTERM)
+
+    assert_drained(fleet, job)
+    assert seconds <= HANDOVER + SLACK
+    assert code == 0
+    assert shown <= {"PENDING", "PROGRESS", "SUCCESS"}
+
+
+def test_a_cold_shutdown_repeats_the_item_in_hand_at_most(fleet: Fleet) -> None:
+    fleet.start("a", "b")
+    result = fleet.send("walk", ITEMS)
+
+    job, _, shown, seconds = handed_over(fleet, result, signal.SIGQUIT)
+
+    assert_drained(fleet, job, repeated=1)
+    assert seconds <= HANDOVER + SLACK
+    assert "FAILURE" not in shown
+
+
+def test_a_cold_shutdown_hands_over_a_job_whose_message_is_acknowledged(
+    make_fleet: FleetFactory,
+) -> None:
+    fleet = make_fleet(jobkit_ack_after=0.1)
+    fleet.start("a", "b")
+    result = fleet.send("walk", ITEMS, 0.02)
+    wait_until(
+        lambda: "message acknowledged" in fleet.owner(result.id).log,
+        "the broker has forgotten it",
+    )
+
+    job, _, shown, seconds = handed_over(fleet, result, signal.SIGQUIT)
+
+    assert_drained(fleet, job)
+    assert seconds <= HANDOVER + SLACK
+    assert shown <= {"PENDING", "PROGRESS", "SUCCESS"}
+
+
+def test_a_soft_shutdown_hands_the_job_over(make_fleet: FleetFactory) -> None:
+    fleet = make_fleet(worker_soft_shutdown_timeout=3)
+    fleet.start("a", "b")
+    result = fleet.send("walk", ITEMS)
+
+    job, _, shown, seconds = handed_over(fleet, result, signal.SIGQUIT)
+
+    assert_drained(fleet, job)
+    assert seconds <= HANDOVER + SLACK
+    assert shown <= {"PENDING", "PROGRESS", "SUCCESS"}
+
+
+def test_a_job_that_no_worker_has_begun_is_handed_over_too(fleet: Fleet) -> None:
+    (worker,) = fleet.start("a")
+    first, second = fleet.send("walk", 300), fleet.send("walk", 5)
+    fleet.journal.wait_for(first.id, count=20)
+
+    assert worker.stop() == 0
+    fleet.start("b")
+
+    assert fleet.wait_for(second.id).starts == 1
+    assert fleet.wait_for(first.id).interruptions == 1

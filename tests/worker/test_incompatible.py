@@ -1,0 +1,59 @@
+"""New code meets jobs that the old code began."""
+
+from dataclasses import replace
+
+import pytest
+
+from jobkit import State
+from tests.worker.fleet import Fleet
+
+
+def interrupted(fleet: Fleet) -> str:
+    """A job that a worker of the old code has left in its second stage."""
+    (worker,) = fleet.start("a")
+    result = fleet.send("phases", 100)
+    fleet.journal.wait_for(result.id, count=30)
+    assert worker.stop() == 0
+    return str(result.id)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [("import", "prepare", "end"), ("import", "end")],
+    ids=["reordered", "removed"],
+)
+def test_stages_that_do_not_fit_hold_the_job(
+    fleet: Fleet, stages: tuple[str, ...]
+) -> None:
+    job_id = interrupted(fleet)
+    before = fleet.journal.entries(job_id)
+
+    worker = fleet.workers["a"].start(replace(fleet.setup, stages=stages))
+    job = fleet.wait_for(job_id, State.PAUSED)
+
+    assert job.reason.startswith("incompatible")
+    assert str(["prepare", "import"]) in job.reason
+    assert str(list(stages)) in job.reason
+    assert job.attempts == 0
+    assert fleet.journal.entries(job_id) == before
+
+    worker.stop()
+    worker.start(fleet.setup)
+    fleet.jobs.resume(job_id)
+    job = fleet.wait_for(job_id)
+
+    assert job.state is State.SUCCEEDED
+    assert fleet.journal.items(job_id) == list(range(1, 101))
+
+
+def test_a_stage_that_is_added_behind_just_runs(fleet: Fleet) -> None:
+    job_id = interrupted(fleet)
+    stages = ("prepare", "import", "publish", "end")
+
+    fleet.workers["a"].start(replace(fleet.setup, stages=stages))
+    job = fleet.wait_for(job_id)
+
+    assert job.state is State.SUCCEEDED
+    assert fleet.app.AsyncResult(job_id).get(timeout=10) == list(stages)
+    done = [entry.item for entry in fleet.journal.entries(job_id)]
+    assert done == ["prepare", *map(str, range(1, 101)), "publish", "end"]

@@ -1,0 +1,55 @@
+"""Jobs in pools other than prefork."""
+
+import pytest
+
+from jobkit import State
+from tests.waiting import wait_until
+from tests.worker.fleet import Fleet
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_job_runs_and_is_drained(fleet: Fleet, pool: str) -> None:
+    worker = fleet.worker("a", "-P", pool).start()
+    result = fleet.send("walk", 150)
+    fleet.journal.wait_for(result.id, count=50)
+
+    assert worker.stop() == 0
+    job = fleet.jobs.get(result.id)
+    assert (job.state, job.interruptions) == (State.QUEUED, 1)
+    worker.start()
+    job = fleet.wait_for(result.id)
+
+    assert fleet.journal.items(result.id) == list(range(1, 151))
+    assert (job.state, job.attempts, job.recoveries) == (State.SUCCEEDED, 0, 0)
+    assert result.get(timeout=10) == 150
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_job_is_recovered_from_a_killed_worker(fleet: Fleet, pool: str) -> None:
+    worker = fleet.worker("a", "-P", pool).start()
+    result = fleet.send("walk", 100)
+    fleet.journal.wait_for(result.id, count=30)
+
+    worker.kill()
+    worker.start()
+    job = fleet.wait_for(result.id)
+
+    assert set(fleet.journal.items(result.id)) == set(range(1, 101))
+    assert (job.state, job.recoveries) == (State.SUCCEEDED, 1)
+
+
+def test_two_jobs_in_threads_have_leases_of_their_own(fleet: Fleet) -> None:
+    fleet.worker("a", "-P", "threads", concurrency=2).start()
+    kept, cancelled = fleet.send("walk", 400), fleet.send("walk", 400)
+    for result in (kept, cancelled):
+        fleet.journal.wait_for(result.id, count=10)
+
+    until = [fleet.jobs.get(r.id).lease_until for r in (kept, cancelled)]
+    assert fleet.jobs.cancel(cancelled.id)
+    assert fleet.wait_for(cancelled.id).state is State.CANCELLED
+    job = fleet.wait_for(kept.id)
+
+    assert all(until)
+    assert (job.state, job.starts, job.recoveries) == (State.SUCCEEDED, 1, 0)
+    assert fleet.journal.items(kept.id) == list(range(1, 401))
+    wait_until(lambda: fleet.jobs.get(kept.id).lease_until is None, "nobody keeps it")

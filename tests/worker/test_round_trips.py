@@ -1,0 +1,39 @@
+"""What jobs cost their store, by the count of the server itself."""
+
+from __future__ import annotations
+
+import redis
+
+from tests.servers import ValkeyServer
+from tests.worker.fleet import FleetFactory
+
+JOBS = 10
+
+
+def script_calls(server: ValkeyServer) -> int:
+    with redis.Redis.from_url(server.url) as client:
+        stats = client.info("commandstats")
+        return sum(
+            int(values["calls"])
+            for name, values in stats.items()
+            if name in ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_fcall")
+        )
+
+
+def test_a_short_job_takes_three_scripts(
+    valkey_server: ValkeyServer, make_fleet: FleetFactory
+) -> None:
+    fleet = make_fleet(valkey_server.url, jobkit_dispatch_interval=3600)
+    fleet.start("a")
+    warm = fleet.send("add", 0, 0)
+    fleet.wait_for(warm.id)
+
+    before = script_calls(valkey_server)
+    results = [fleet.send("add", n, n) for n in range(JOBS)]
+    assert [result.get(timeout=20) for result in results] == [
+        2 * n for n in range(JOBS)
+    ]
+    for result in results:
+        fleet.wait_for(result.id)
+
+    assert script_calls(valkey_server) - before == 3 * JOBS

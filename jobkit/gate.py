@@ -67,12 +67,7 @@ class Gate:
         if start.job is None:
             self._refuse(start)
         current = self._execute(start.job)
-        # A copy of a request takes what it does not know for a header, but only
-        # where headers are None.
-        headers = dict(self._request.headers or {})
-        self._request.eta = headers.pop(ETA, self._request.eta)
-        self._request.headers = headers
-        self._request.jobkit_execution = current
+        self._mark(current)
         misfit = current.run.misfit
         if misfit:
             with suppress(LeaseLost):  # then the next owner finds the same
@@ -81,6 +76,18 @@ class Gate:
             raise Ignore(misfit)
         signals.job_started.send(sender=self._task.name, job_id=self._id, job=start.job)
         return current
+
+    def _mark(self, current: Execution) -> None:
+        request = self._request
+        headers = request.headers
+        # A copy of a request takes what it does not know for a header, but only
+        # where headers are None.
+        if headers is None:
+            request.headers = {}
+        elif isinstance(headers, dict) and ETA in headers:
+            request.eta = headers[ETA]
+            request.headers = {k: v for k, v in headers.items() if k != ETA}
+        request.jobkit_execution = current
 
     def _choose_store(self) -> Store:
         if self._request.called_directly:

@@ -7,7 +7,7 @@ import uuid
 from functools import cached_property
 from typing import Any, cast
 
-from celery import Celery
+from celery import Celery, current_app
 from celery.signals import before_task_publish
 
 from jobkit import results, routing
@@ -150,6 +150,12 @@ class JobKit:
         if job is not None:
             results.announce_cancelled(self.app, job, reason)
 
+    def _is_anothers(self, task: str) -> bool:
+        # The signal does not say whose message it is. Where two apps of a process
+        # have a job of this name, it is taken for the current app's.
+        app: Any = current_app
+        return app != self.app and isinstance(app.tasks.get(task), JobTask)
+
     def _sent_by_name(
         self,
         sender: str = "",
@@ -161,7 +167,7 @@ class JobKit:
         task = self.app.tasks.get(sender)
         job_id = (headers or {}).get("id", "")
         # Messages of Celery's first protocol have no id among their headers.
-        known = not job_id or ENTERING.get() == job_id
+        known = not job_id or ENTERING.get() == job_id or self._is_anothers(sender)
         if not isinstance(task, JobTask) or known:
             return
         message = catch(

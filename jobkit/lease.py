@@ -25,6 +25,10 @@ TICK = 0.05
 """Seconds between two looks of the keeper."""
 
 
+RENEW_AGAIN = 0.5
+"""Seconds between two tries to renew while the store is out of reach, at the most."""
+
+
 class Lease:
     """What one run knows of its right to go on.
 
@@ -86,7 +90,8 @@ class Lease:
         self.drained = self.drained or draining
         now = clock.monotonic()
         third = self.seconds / 3
-        if not self.lost and self._age() >= third and now - self._tried >= third / 4:
+        again = min(third / 4, RENEW_AGAIN)
+        if not self.lost and self._age() >= third and now - self._tried >= again:
             self._tried = now
             self._renew(now)
         if now - self._saved >= self._save_every - TICK or self.stop():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
 from celery.app.task import Context
 from kombu import Connection, serialization
 from kombu.compression import compress, decompress
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError, SerializerNotInstalled
 from kombu.utils import json as kombu_json
 from kombu.utils.encoding import str_to_bytes
 
@@ -149,14 +150,29 @@ def from_request(app: Celery, task: Any, request: Any) -> Message:
     )
     where = request.delivery_info or {}
     options = {
-        "serializer": task.serializer or app.conf.task_serializer,
-        "headers": {**made.headers, **custom},
+        "headers": {**made.headers, **_stamps(request), **custom},
         "exchange": where.get("exchange"),
         "routing_key": where.get("routing_key"),
         "priority": where.get("priority"),
         **{name: value for name, value in made.properties.items() if value},
     }
-    return catch(task.name, made.body, options)
+    return _accepted(app, task, made.body, options)
+
+
+def _stamps(request: Any) -> dict[str, Any]:
+    if not request.stamps:
+        return {}
+    return {"stamped_headers": request.stamped_headers, "stamps": request.stamps}
+
+
+def _accepted(app: Celery, task: Any, body: Any, options: dict[str, Any]) -> Message:
+    """The message as its task writes it, or else as its producer may have done."""
+    own = task.serializer or app.conf.task_serializer
+    names = serialization.registry.type_to_name  # type: ignore[attr-defined]
+    for name in (own, *(names.get(kind, kind) for kind in app.conf.accept_content)):
+        with suppress(EncodeError, SerializerNotInstalled):
+            return catch(task.name, body, {**options, "serializer": name})
+    return catch(task.name, body, {**options, "serializer": own})
 
 
 def to_context(message: Message) -> Context:

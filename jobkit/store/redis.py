@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.cluster import RedisCluster
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    TryAgainError,
+)
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -46,6 +52,12 @@ from jobkit.store.base import (
 )
 from jobkit.store.keys import Keys
 from jobkit.store.scripts import Verb
+
+UNAVAILABLE = (
+    *(redis.ConnectionError, redis.TimeoutError, OSError, redis.OutOfMemoryError),
+    *(ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError),
+)
+"""What a server that is away, full, or changing its master makes of a command."""
 
 LIST_BUDGET = 2_000
 """Index entries that one page may look at in each partition."""
@@ -92,6 +104,18 @@ class RedisStore:
         """Ask the server for a sign of life."""
         with self._errors():
             self._client.ping()
+
+    def server(self) -> dict[str, str]:
+        """What the server says of itself: its INFO, and ``save`` of its settings.
+
+        ``save`` is missing where the server keeps its settings to itself. Of a
+        Cluster one node is asked.
+        """
+        with self._errors():
+            facts: Any = self._client.info()
+            with suppress(redis.ResponseError):
+                facts.update(cast("Any", self._client.config_get("save")))
+        return {name: str(value) for name, value in facts.items()}
 
     def close(self) -> None:
         """Give the connections back."""
@@ -386,7 +410,7 @@ class RedisStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        except UNAVAILABLE as error:
             raise StoreUnavailable(
                 f"The job store at {safe_url(self.url)} cannot be reached: {error}. "
                 "Is the server up, and is jobkit_store_url right?",

@@ -90,14 +90,17 @@ def test_a_cold_shutdown_hands_over_a_job_whose_message_is_acknowledged(
 
 
 def test_a_soft_shutdown_hands_the_job_over(make_fleet: FleetFactory) -> None:
-    fleet = make_fleet(worker_soft_shutdown_timeout=3)
+    timeout = 3
+    fleet = make_fleet(worker_soft_shutdown_timeout=timeout)
     fleet.start("a", "b")
     result = fleet.send("walk", ITEMS)
 
     job, _, shown, seconds = handed_over(fleet, result, signal.SIGQUIT)
 
     assert_drained(fleet, job)
-    assert seconds <= HANDOVER + SLACK
+    # The worker waits for a message when its main loop goes to sleep: it may
+    # get the very one that it has handed over, and gives it back when it leaves.
+    assert seconds <= timeout + HANDOVER + SLACK
     assert shown <= {"PENDING", "PROGRESS", "SUCCESS"}
 
 

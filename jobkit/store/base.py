@@ -37,6 +37,13 @@ InterruptKind = Literal["drain", "pause", "cancel", "requeue"]
 REPLACED = "replaced"
 """The reason of a job whose id another task goes on with."""
 
+LEASE_EXPIRED = ErrorInfo(
+    "LeaseExpired",
+    "The worker's lease ended without a word: it was killed, frozen or cut off.",
+    verdict="infrastructure",
+)
+"""The error of a job whose owner fell silent."""
+
 EVENTS_KEPT = 200
 """Entries of a job's history; the oldest go first."""
 

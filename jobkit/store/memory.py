@@ -25,6 +25,7 @@ from jobkit.job import (
 )
 from jobkit.states import State
 from jobkit.store.base import (
+    LEASE_EXPIRED,
     Due,
     Failure,
     InterruptKind,
@@ -36,7 +37,6 @@ from jobkit.store.base import (
 )
 from jobkit.store.memory_records import (
     HINT_CAP,
-    LEASE_EXPIRED,
     REFUSALS,
     Record,
     milliseconds,

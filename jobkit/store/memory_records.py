@@ -46,12 +46,6 @@ REFUSALS: dict[State, Begun] = {
 }
 """Why no run starts in a state."""
 
-LEASE_EXPIRED = ErrorInfo(
-    "LeaseExpired",
-    "The worker's lease ended without a word: it was killed, frozen or cut off.",
-    verdict="infrastructure",
-)
-
 
 def milliseconds(seconds: float) -> int:
     """The store's whole milliseconds."""

@@ -41,6 +41,7 @@ from jobkit.job import (
 from jobkit.states import State
 from jobkit.store import paging, replies, scripts
 from jobkit.store.base import (
+    LEASE_EXPIRED,
     Due,
     Failure,
     InterruptKind,
@@ -61,12 +62,6 @@ UNAVAILABLE = (
 
 LIST_BUDGET = 2_000
 """Index entries that one page may look at in each partition."""
-
-LEASE_EXPIRED = ErrorInfo(
-    "LeaseExpired",
-    "The worker's lease ended without a word: it was killed, frozen or cut off.",
-    verdict="infrastructure",
-)
 
 
 class RedisStore:

@@ -54,6 +54,7 @@ class JobTask(BaseTask):
     abstract = True
     acks_late = True
     reject_on_worker_lost = False
+    retry_on_worker_lost = False
     Request = "jobkit.worker:JobRequest"
 
     stages: ClassVar[Iterable[str | Stage]] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -16,17 +17,14 @@ from celery.exceptions import TimeLimitExceeded
 from celery.signals import worker_shutting_down
 from celery.worker.request import Request
 from celery.worker.state import task_ready
-from kombu.exceptions import OperationalError
 
-from jobkit import guard, results, signals
+from jobkit import guard, signals
 from jobkit.acks import Acknowledger
-from jobkit.dispatcher import Dispatcher
 from jobkit.errors import JobkitError, SettingsError
 from jobkit.job import ErrorInfo
-from jobkit.publishing import Publisher
-from jobkit.rescue import Rescue
+from jobkit.rounds import Rounds, announce
 from jobkit.states import State
-from jobkit.store.base import Failure, Released
+from jobkit.store.base import Failure
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -66,19 +64,14 @@ class JobStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start the rounds."""
         settings = self.kit.settings
-        publisher = Publisher(self.kit.app)
-        store = self.kit.open_store()
-        dispatcher = Dispatcher(
-            store, publisher.publish, settings.hint_seconds, (OperationalError,)
-        )
-        rescue = Rescue(store, self._released)
-        every = settings.dispatch_interval
-        self._go("jobkit-dispatcher", every, dispatcher.round, publisher.close)
+        rounds = Rounds(self.kit)
+        store, every = rounds.store, settings.dispatch_interval
+        self._go("jobkit-dispatcher", every, rounds.dispatch, rounds.disconnect)
         acks = Acknowledger(store, settings.ack_after, JobRequest)
-        self._go("jobkit-rescue", every, rescue.round, lambda: None)
+        self._go("jobkit-rescue", every, rounds.rescue, lambda: None)
         self._go("jobkit-acks", ACK_EVERY, acks.look, lambda: None)
         self._timer = parent.timer.call_repeatedly(ACK_EVERY, acks.acknowledge)
-        self._go("jobkit-prune", PRUNE_EVERY, store.prune, store.close)
+        self._go("jobkit-prune", PRUNE_EVERY, rounds.prune, store.close)
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """End the rounds."""
@@ -90,6 +83,16 @@ class JobStep(bootsteps.StartStopStep):
         worker_shutting_down.disconnect(self._drain)
 
     terminate = stop
+
+    def info(self, obj: Any) -> dict[str, Any]:  # type: ignore[override]
+        """What ``celery inspect stats`` tells of it, for ``celery jobs doctor``."""
+        return {
+            "jobkit": {
+                "prefetch_multiplier": obj.prefetch_multiplier,
+                "systemd": "INVOCATION_ID" in os.environ,
+                "remap_sigterm": os.environ.get("REMAP_SIGTERM", ""),
+            }
+        }
 
     def _drain(self, **_: Any) -> None:
         self.kit.drain.set()
@@ -111,30 +114,6 @@ class JobStep(bootsteps.StartStopStep):
         thread = threading.Thread(target=rounds, name=name, daemon=True)
         thread.start()
         self._threads.append(thread)
-
-    def _released(self, released: Released) -> None:
-        try:
-            announce(self.kit, released)
-        except Exception:  # the other jobs of the round are told all the same
-            logger.exception("Celery was not told that job %s ended", released.id)
-
-
-def announce(kit: JobKit, released: Released) -> None:
-    """Tell Celery and receivers what became of a job that lost its owner."""
-    job = kit.store.get(released.id)
-    if job is None:
-        return
-    if released.state is State.DEAD:
-        error = WorkerLostError(job.error.message if job.error else job.reason)
-        results.announce_dead(kit.app, job, error)
-        signals.job_dead.send(
-            sender=job.task, job_id=job.id, reason=job.reason, error=job.error
-        )
-    elif released.state is State.CANCELLED:
-        results.announce_cancelled(kit.app, job, job.reason)
-        signals.job_cancelled.send(sender=job.task, job_id=job.id, reason=job.reason)
-    else:
-        signals.job_recovered.send(sender=job.task, job_id=job.id)
 
 
 class JobRequest(_Request):  # type: ignore[misc]

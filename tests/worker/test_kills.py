@@ -108,7 +108,7 @@ def test_a_job_whose_message_is_acknowledged_is_recovered_all_the_same(
 ) -> None:
     fleet = make_fleet(jobkit_ack_after=0.5)
     (worker,) = fleet.start("a")
-    result = fleet.send("walk", 500)
+    result = fleet.send("walk", 350)
     wait_until(
         lambda: "message acknowledged" in worker.log, "the broker has forgotten it"
     )
@@ -117,5 +117,5 @@ def test_a_job_whose_message_is_acknowledged_is_recovered_all_the_same(
     worker.start()
     job = fleet.wait_for(result.id)
 
-    assert_all_handled(fleet, result.id, 500)
+    assert_all_handled(fleet, result.id, 350)
     assert (job.state, job.recoveries, job.attempts) == (State.SUCCEEDED, 1, 0)

@@ -6,7 +6,7 @@ from tests.worker.fleet import Fleet, FleetFactory
 
 
 def test_a_job_that_always_kills_its_process_is_dead_after_three(fleet: Fleet) -> None:
-    fleet.start("a")
+    fleet.start("a", concurrency=2)
     result = fleet.send("doom", link_error=fleet.task("blame").s())
 
     job = fleet.wait_for(result.id)
@@ -26,7 +26,7 @@ def test_a_crash_with_progress_is_not_counted_as_poison(
     make_fleet: FleetFactory,
 ) -> None:
     fleet = make_fleet(jobkit_retry_policy={"crashes": 2}, jobkit_checkpoint_every=5)
-    fleet.start("a")
+    fleet.start("a", concurrency=2)
 
     result = fleet.send("stumble", 40, [10, 20, 30], "crash")
     job = fleet.wait_for(result.id)

@@ -10,14 +10,14 @@ from tests.waiting import wait_until
 from tests.worker.fleet import Fleet
 from tests.worker.promises import CHECKPOINT_INTERVAL, SLACK
 
-ITEMS = 150
+ITEMS = 100
 PAUSE = 0.03
 
 
 def test_a_frozen_worker_finds_another_owner_and_stops(fleet: Fleet) -> None:
     fleet.start("a", "b")
     result = fleet.send("walk", ITEMS, PAUSE)
-    fleet.journal.wait_for(result.id, count=50)
+    fleet.journal.wait_for(result.id, count=30)
 
     stale = fleet.owner(result.id)
     stale.send_signal_to_all(signal.SIGSTOP)

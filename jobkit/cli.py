@@ -1,0 +1,143 @@
+"""The commands ``celery -A proj jobs ...``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import click
+from kombu.exceptions import OperationalError
+
+from jobkit.checks import Finding
+from jobkit.dispatcher import GRACE
+from jobkit.doctor import examine
+from jobkit.errors import JobkitError
+from jobkit.kit import JobKit
+from jobkit.rounds import RoundByHand
+from jobkit.task import kit_of
+
+COLOURS = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
+
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document, for programs."
+)
+
+
+@click.group()
+def jobs(**_: Any) -> None:  # Celery hands over the options that an app has added
+    """Look after durable jobs."""
+
+
+@jobs.command()
+@as_json
+@click.pass_obj
+def reconcile(celery: Any, *, as_json: bool) -> None:
+    """Do by hand what every worker does all the time, once.
+
+    Rescues jobs whose worker is gone, publishes what is due, and removes records
+    that have expired. Running workers do not mind. Ends with 1 when the store or
+    the broker cannot be reached or did not take a message.
+    """
+    # Each rescue and each refusal is reported below.
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.ERROR)
+    try:
+        done = RoundByHand(_kit(celery))
+        done.go()
+    except (JobkitError, OperationalError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(_document(done)) if as_json else _lines(done))
+    if done.refused:
+        raise click.ClickException(
+            f"The broker did not take {_number(len(done.refused), 'message')}: "
+            f"{done.refused[0][1]}. Due again in {GRACE:g} seconds."
+        )
+
+
+@jobs.command()
+@click.option("--verbose", is_flag=True, help="Add what can only be said in general.")
+@as_json
+@click.pass_obj
+def doctor(celery: Any, *, verbose: bool, as_json: bool) -> None:
+    """Check whether app, store, broker and workers suit the jobs.
+
+    Each line says what was found, and what to set. Ends with 1 when there is an
+    error, with 0 when there are only warnings.
+    """
+    try:
+        findings = examine(_kit(celery), verbose=verbose)
+    except JobkitError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({"findings": [asdict(finding) for finding in findings]}))
+    else:
+        for finding in findings:
+            _show(celery, finding)
+        click.echo(_summary(findings))
+    if any(finding.level == "error" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def _kit(celery: Any) -> JobKit:
+    """The JobKit of the app that Celery's command was given, with all its tasks."""
+    celery.app.loader.import_default_modules()
+    celery.app.finalize()
+    return kit_of(celery.app)
+
+
+def _document(done: RoundByHand) -> dict[str, Any]:
+    return {
+        "rescued": [asdict(job) for job in done.rescued],
+        "published": [
+            {"id": _id(message), "task": message.task} for message in done.published
+        ],
+        "refused": [
+            {"id": _id(message), "task": message.task, "error": error}
+            for message, error in done.refused
+        ],
+        "pruned": done.pruned,
+    }
+
+
+def _lines(done: RoundByHand) -> str:
+    return "\n".join(
+        [
+            *(f"Rescued {job.id} ({job.task}): {job.state}" for job in done.rescued),
+            *(f"Published {_id(m)} ({m.task})" for m in done.published),
+            *(f"Not published {_id(m)} ({m.task}): {e}" for m, e in done.refused),
+            _counted(done),
+        ]
+    )
+
+
+def _counted(done: RoundByHand) -> str:
+    return (
+        f"{len(done.rescued)} rescued, {len(done.published)} published, "
+        f"{done.pruned} expired records removed."
+    )
+
+
+def _id(message: Any) -> str:
+    return str(message.headers.get("id", ""))
+
+
+def _show(celery: Any, finding: Finding) -> None:
+    colour = None if celery.no_color else COLOURS[finding.level]
+    level = click.style(f"{finding.level:<8}", fg=colour)
+    click.echo(f"{level} {finding.check}: {finding.found}")
+    if finding.fix:
+        click.echo(f"         fix: {finding.fix}")
+
+
+def _summary(findings: list[Finding]) -> str:
+    levels = [finding.level for finding in findings]
+    errors, warnings = levels.count("error"), levels.count("warning")
+    if not errors + warnings:
+        return "All is well."
+    return f"{_number(errors, 'error')}, {_number(warnings, 'warning')}."
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,161 @@
+"""The rounds that keep all jobs of an app going: by its workers, and by hand."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import WorkerLostError
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from jobkit import results, signals
+from jobkit.dispatcher import Dispatcher
+from jobkit.job import Message
+from jobkit.publishing import Publisher, broker_errors
+from jobkit.rescue import Rescue
+from jobkit.states import State
+from jobkit.store.base import Released
+
+if TYPE_CHECKING:
+    from jobkit.kit import JobKit
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 4.0
+"""Seconds that a broker is waited for where somebody sits and waits."""
+
+
+class Rounds:
+    """Rescues what lost its owner, publishes what is due, removes what expired.
+
+    It has a store and a broker connection of its own; ``dispatch`` and
+    ``disconnect`` belong into one thread, all else is safe in any.
+    """
+
+    def __init__(self, kit: JobKit) -> None:
+        self.store = kit.open_store()
+        self._kit = kit
+        self._publisher = Publisher(kit.app)
+        hint = kit.settings.hint_seconds
+        self._dispatcher = Dispatcher(
+            self.store, self.publish, hint, (OperationalError,)
+        )
+        self._rescue = Rescue(self.store, self.released)
+
+    def rescue(self) -> int:
+        """Rescue all jobs whose lease has ended; how many it were."""
+        return self._rescue.round()
+
+    def dispatch(self) -> int:
+        """Publish all that is due; how many messages it were."""
+        return self._dispatcher.round()
+
+    def prune(self) -> int:
+        """Remove finished records whose retention has passed; how many it were."""
+        return self.store.prune()
+
+    def publish(self, message: Message) -> None:
+        """Publish one message as it was kept."""
+        self._publisher.publish(message)
+
+    def released(self, released: Released) -> None:
+        """Tell Celery and receivers of a job that was rescued."""
+        try:
+            announce(self._kit, released)
+        except Exception:  # the other jobs of the round are told all the same
+            logger.exception("Celery was not told that job %s ended", released.id)
+
+    def disconnect(self) -> None:
+        """Give the broker connection back."""
+        self._publisher.close()
+
+
+class RoundByHand(Rounds):
+    """One round of each kind, which remembers what it did."""
+
+    def __init__(self, kit: JobKit) -> None:
+        super().__init__(kit)
+        self.rescued: list[Released] = []
+        self.published: list[Message] = []
+        self.refused: list[tuple[Message, str]] = []
+        self.pruned = 0
+
+    def go(self) -> None:
+        """Do it, once store and broker are known to be there.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
+            OperationalError: The broker cannot be reached; nothing was done.
+        """
+        try:
+            self.store.ping()
+            reach(self._kit.app)
+            self.rescue()
+            self.dispatch()
+            self.pruned = self.prune()
+        finally:
+            self.disconnect()
+            self.store.close()
+
+    def publish(self, message: Message) -> None:
+        """Publish one message, and remember whether the broker took it."""
+        try:
+            super().publish(message)
+        except OperationalError as error:
+            self.refused.append((message, str(error)))
+            raise
+        self.published.append(message)
+
+    def released(self, released: Released) -> None:
+        """Tell of a job that was rescued, and remember it."""
+        self.rescued.append(released)
+        super().released(released)
+
+
+def reach(app: Celery) -> None:
+    """Connect to the broker, once and within some seconds.
+
+    Raises:
+        OperationalError: It cannot be reached; the message says where it should be.
+    """
+    connection: Any = app.connection_for_write(connect_timeout=PATIENCE)
+    with connection:
+        once = {"max_retries": max(0, len(connection.alt) - 1)}
+        connection.transport_options = {
+            **_deadlines(connection),
+            **(connection.transport_options or {}),
+            **once,
+        }
+        try:
+            connection.ensure_connection(**once, timeout=PATIENCE)
+        except broker_errors(connection) as error:
+            raise OperationalError(
+                f"The broker at {connection.as_uri()} cannot be reached: "
+                f"{str(error).rstrip('.')}. Is it up, and is broker_url right?"
+            ) from error
+
+
+def _deadlines(connection: Any) -> dict[str, float]:
+    """What Redis's transport has in place of ``connect_timeout``."""
+    if connection.transport.driver_type != "redis":
+        return {}
+    return {"socket_connect_timeout": PATIENCE, "socket_timeout": PATIENCE}
+
+
+def announce(kit: JobKit, released: Released) -> None:
+    """Tell Celery and receivers what became of a job that lost its owner."""
+    job = kit.store.get(released.id)
+    if job is None:
+        return
+    if released.state is State.DEAD:
+        error = WorkerLostError(job.error.message if job.error else job.reason)
+        results.announce_dead(kit.app, job, error)
+        signals.job_dead.send(
+            sender=job.task, job_id=job.id, reason=job.reason, error=job.error
+        )
+    elif released.state is State.CANCELLED:
+        results.announce_cancelled(kit.app, job, job.reason)
+        signals.job_cancelled.send(sender=job.task, job_id=job.id, reason=job.reason)
+    else:
+        signals.job_recovered.send(sender=job.task, job_id=job.id)

@@ -1,0 +1,60 @@
+"""The command ``celery -A ... jobs ...``, run for a fleet's app."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import ValkeyServer
+from tests.worker.fleet import TOP, Fleet, new_name, opened, show_logs
+from tests.worker.setup import VARIABLE, Setup
+
+Done = subprocess.CompletedProcess[str]
+MakeFleet = Callable[..., Fleet]
+
+
+def run(fleet: Fleet, *arguments: str) -> Done:
+    """Run ``celery -A tests.worker.app jobs`` as a person would; not in colour."""
+    return subprocess.run(
+        [*(sys.executable, "-m", "celery", "-A", "tests.worker.app"), *arguments],
+        cwd=TOP,
+        env={**os.environ, VARIABLE: fleet.setup.encode()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def jobs(fleet: Fleet, *arguments: str) -> Done:
+    """Run one of the commands behind ``jobs``."""
+    return run(fleet, "jobs", *arguments)
+
+
+@pytest.fixture
+def make_fleet(valkey: ValkeyServer, tmp_path: Path) -> Iterator[MakeFleet]:
+    """Makes fleets whose servers are Valkey, unless told otherwise."""
+    with ExitStack() as stack:
+
+        def make(broker: str = "", store: str = "", **conf: Any) -> Fleet:
+            setup = Setup(
+                broker=broker or valkey.database_url(0),
+                backend=valkey.database_url(1),
+                store=store or valkey.database_url(2),
+                name=new_name(),
+                journal=str(tmp_path / "journal"),
+                conf=conf,
+            )
+            fleet = stack.enter_context(opened(setup, tmp_path))
+            stack.callback(show_logs, fleet)
+            return fleet
+
+        yield make

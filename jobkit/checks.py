@@ -174,7 +174,7 @@ def lost_children(setup: Setup) -> Iterator[Finding]:
         concerned = [task.name for task in setup.tasks if getattr(task, name, False)]
         if concerned:
             good = False
-            yield _meddling(setup, name, concerned)
+            yield _meddling(name, concerned)
     if setup.conf.task_reject_on_worker_lost:
         good = False
         yield Finding(
@@ -189,16 +189,13 @@ def lost_children(setup: Setup) -> Iterator[Finding]:
         yield Finding("lost children", "ok", found)
 
 
-def _meddling(setup: Setup, name: str, tasks: Sequence[str]) -> Finding:
-    by_conf = name.startswith("retry") and setup.conf.get(f"task_{name}")
+def _meddling(name: str, tasks: Sequence[str]) -> Finding:
     return Finding(
         "lost children",
         "error",
         f"{name} is set for {listed(tasks)}: where jobkit ends a job as poison, "
         "Celery sends it again, and its chord and errbacks never hear of its end.",
-        setting(setup.conf, f"task_{name}", value=False)
-        if by_conf
-        else f"@app.task(base=ProgressTask, {name}=False, ...)",
+        f"@app.task(base=ProgressTask, {name}=False, ...)",
     )
 
 

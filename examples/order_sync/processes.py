@@ -35,7 +35,7 @@ class Process:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 command,
                 cwd=TOP,
-                env={**os.environ, **environment},
+                env={**os.environ, "TMPDIR": str(folder), **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

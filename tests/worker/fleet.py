@@ -71,11 +71,13 @@ class Worker:
         """Start it without waiting; with another setup if one is given."""
         self._setup = setup or self._setup
         self._skip = self.log_size
+        # A pool that is killed leaves its temporary folder behind.
+        temporary = {"TMPDIR": str(self._log.parent)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
                 cwd=TOP,
-                env={**os.environ, VARIABLE: self._setup.encode()},
+                env={**os.environ, **temporary, VARIABLE: self._setup.encode()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

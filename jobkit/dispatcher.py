@@ -58,6 +58,6 @@ class Dispatcher:
         except self._unpublished as error:
             logger.warning("Job %s is due, but not published: %s", due.id, error)
             return False
-        self._store.published(due.id, self._hint)
+        self._store.published(due.id, self._hint, hints=due.hints, fence=due.fence)
         logger.info("Published job %s (%s)", due.id, message.task)
         return True

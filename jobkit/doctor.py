@@ -14,9 +14,10 @@ from jobkit.errors import JobkitError, SettingsError, StoreError
 from jobkit.kit import JobKit
 from jobkit.rounds import reach
 from jobkit.settings import Settings
+from jobkit.store.address import safe_url
 from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
-from jobkit.store.redis import RedisStore, safe_url
+from jobkit.store.redis import RedisStore
 from jobkit.task import JobTask
 
 ANSWER = 1.0

@@ -65,6 +65,7 @@ class Entry:
         job = self._task.new_job(self._id, message, self._owner, self._delay)
         if not kit.store.enqueue(job, uuid.uuid4().hex, kit.settings.hint_seconds):
             self.existing = True
+            logger.info("Job %s is there already: nothing is enqueued", self._id)
             return
         signals.job_queued.send(sender=job.task, job_id=job.id, delay=self._delay)
         if not self._delay:
@@ -96,10 +97,11 @@ def with_eta(
 
 def delay_of(app: Celery, countdown: float | None, eta: Any) -> float | None:
     """Seconds to wait, or None."""
+    delay = 0.0
     if countdown:
-        return max(0.0, float(countdown)) or None
-    if not eta:
-        return None
-    if isinstance(eta, str):
-        eta = clock.parse(eta)
-    return max(0.0, clock.seconds_until(maybe_make_aware(eta, app.timezone))) or None
+        delay = float(countdown)
+    elif eta:
+        moment = clock.parse(eta) if isinstance(eta, str) else eta
+        delay = clock.seconds_until(maybe_make_aware(moment, app.timezone))
+    # The store knows milliseconds; less is now.
+    return delay if delay >= 0.001 else None  # noqa: PLR2004

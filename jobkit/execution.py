@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 REPLACE_GRACE = 10.0
 """Seconds within which a replacement is published before it is taken for lost."""
 
+RESULT_AGAIN = 5.0
+"""Seconds until a job whose result was not stored goes through its end again."""
+
 DRAIN_NOTICE = 0.5
 """Seconds by which the news of a shutdown may come after its signal."""
 
@@ -57,6 +60,7 @@ class Execution:
     replacing: bool = False
     resend: Resend | None = None
     given_up: BaseException | None = None
+    stored: bool = False
     failure: Failure | None = None
     reason: str = ""
     mirrored: float = 0.0
@@ -77,7 +81,8 @@ class Execution:
         now = clock.monotonic()
         if every and now - self.mirrored >= every:
             self.mirrored = now
-            mirror(self.task, self.request, "PROGRESS", meta(progress))
+            shown = meta(progress, self.run.saved.floor)
+            mirror(self.task, self.request, "PROGRESS", shown)
 
     def replaced_by(self, new: NewJob, delay: float | None = None) -> bool:
         """Hand the job's id over to another task; False if it is not ours.
@@ -172,6 +177,7 @@ class Execution:
         decision = self._decide(error)
         failure = _failure(error, decision)
         if not decision.retry:
+            self._confirm()
             self.failure, self.reason = failure, decision.reason
             return
         self._retry(failure, decision.delay, None)
@@ -213,8 +219,6 @@ class Execution:
             return
         if reject.requeue:
             self.interrupt("requeue", "rejected")
-            with suppress(StoreError):  # then its message comes twice
-                self.store.published(self.id, self.kit.settings.hint_seconds)
         else:
             self.failure = Failure(_info(reject, "permanent"), self.run.job.budgets)
             self.reason = "rejected"
@@ -245,12 +249,17 @@ class Execution:
         """End the job after Celery has sent callbacks and stored the result."""
         try:
             if self.run.ended:
+                self._celery_knows()
                 return
+            if not self.entered:
+                self._left_before(state, retval)
             again = self.resend or (self.local and isinstance(retval, Retry))
             if state == states.SUCCESS and again:
                 self.resent(Retry("retry without throw"))
-            elif state == states.SUCCESS:
+            elif state == states.SUCCESS and (self.stored or self.local):
                 self.succeed()
+            elif state == states.SUCCESS:
+                self._result_not_stored()
             elif state == states.FAILURE or (self.local and self.failure):
                 # Eager errors that propagate leave Celery without a state.
                 self.bury(retval)
@@ -258,6 +267,28 @@ class Execution:
             logger.warning("Job %s could not be ended here: %s", self.id, stop)
         finally:
             self.release()
+
+    def _left_before(self, state: str | None, retval: Any) -> None:
+        """Celery's part ended before the body began: in a ``before_start``."""
+        if state == states.IGNORED:
+            self.ignored()
+        elif state == states.REJECTED:
+            self.rejected(retval)
+        elif state == states.RETRY:
+            self.retried(retval)
+
+    def _result_not_stored(self) -> None:
+        """The backend did not take the result: go through the checkpoint again."""
+        info = ErrorInfo(
+            "ResultNotStored", "The result backend did not take the result."
+        )
+        failure = Failure(info, self.run.job.budgets, attempt=False)
+        self._retry(failure, RESULT_AGAIN, None)
+
+    def _celery_knows(self) -> None:
+        if not self.local:
+            with suppress(StoreError):  # then it is told once more
+                self.store.told(self.id)
 
     def succeed(self, reason: str = "") -> None:
         """SUCCEEDED, or what the store says."""
@@ -299,6 +330,15 @@ class Execution:
             self.kit.keeper.release(self.run.lease)
 
     # -- inside -----------------------------------------------------------------
+
+    def _confirm(self) -> None:
+        """Make sure that an error is the owner's before Celery hears of it."""
+        run, lease = self.run, self.run.lease
+        if self.local:
+            return
+        kept = run.insist(lambda: self.store.renew(self.id, lease.fence, lease.seconds))
+        if not kept.owner or lease.lost:
+            raise LeaseLost("at an error")
 
     def _decide(self, error: Exception) -> Decision:
         budgets = Budgets.decode(self.run.job.budgets)
@@ -342,6 +382,7 @@ class Execution:
                 self.task.backend.mark_as_revoked(
                     self.id, reason or "cancelled", request=self.request
                 )
+                self._celery_knows()
             signals.job_cancelled.send(
                 sender=self.task.name, job_id=self.id, reason=reason
             )

@@ -49,6 +49,7 @@ class Gate:
         self._id: str = self._request.id
         self._local = bool(self._request.is_eager or self._request.called_directly)
         self._store: Store = self._choose_store()
+        self._sent_at = clock.monotonic()
         self._lease = task.lease_seconds or self._kit.settings.lease_seconds
 
     def enter(self) -> Execution:
@@ -60,9 +61,7 @@ class Gate:
                 message.
         """
         if not self._local and self._kit.drain.is_set():
-            with suppress(StoreError):  # then its hint comes again, only later
-                self._store.published(self._id, 0, ok=False)
-            raise Ignore("the worker is shutting down")
+            self._leave_to_others()
         start = self._begin()
         if start.job is None:
             self._refuse(start)
@@ -72,10 +71,20 @@ class Gate:
         if misfit:
             with suppress(LeaseLost):  # then the next owner finds the same
                 current.interrupt("pause", misfit)
+            current.run.ended = True
             current.release()
             raise Ignore(misfit)
         signals.job_started.send(sender=self._task.name, job_id=self._id, job=start.job)
         return current
+
+    def _leave_to_others(self) -> NoReturn:
+        """Have the job published again at once, for a worker that stays."""
+        try:
+            self._adopt()
+            self._store.published(self._id, 0, ok=False)
+        except StoreError as error:
+            raise Reject(error, requeue=True) from error
+        raise Ignore("the worker is shutting down")
 
     def _mark(self, current: Execution) -> None:
         request = self._request
@@ -113,6 +122,7 @@ class Gate:
                 time.sleep(PATIENCE)
 
     def _try_to_begin(self, token: str, worker: str) -> Start:
+        self._sent_at = clock.monotonic()
         start = self._store.begin(self._id, token, worker, self._lease)
         # An eager run that was replaced has ended, and its id is free.
         free = ("unknown", "finished") if self._local else ("unknown",)
@@ -140,6 +150,8 @@ class Gate:
             self._task.backend.mark_as_revoked(
                 self._id, "cancelled", request=self._request
             )
+            with suppress(StoreError):  # then it is told once more
+                self._store.told(self._id)
         logger.info("Job %s is not started: %s", self._id, start.outcome)
         raise Ignore(f"not started: {start.outcome}")
 
@@ -147,7 +159,9 @@ class Gate:
         task, settings = self._task, self._kit.settings
         interval = task.checkpoint_interval or settings.checkpoint_interval
         seconds = FOREVER if self._local else self._lease
-        lease = Lease(self._store, job.id, job.fence, seconds, interval)
+        lease = Lease(
+            self._store, job.id, job.fence, seconds, interval, sent_at=self._sent_at
+        )
         every = task.checkpoint_every or settings.checkpoint_every
         run = Run(job, lease, task.plan, checkpoint_every=every)
         current = Execution(

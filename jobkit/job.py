@@ -289,7 +289,7 @@ def check_schema(fields: Mapping[str, str]) -> None:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text else None
+    return int(float(text)) if text else None
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -14,7 +14,7 @@ from jobkit import results, routing
 from jobkit.client import Client
 from jobkit.drain import DrainFlag
 from jobkit.entry import ENTERING
-from jobkit.errors import CodecError, SettingsError, StoreUnavailable
+from jobkit.errors import CodecError, SettingsError, StoreError, StoreUnavailable
 from jobkit.lease import Keeper
 from jobkit.publishing import catch
 from jobkit.queues import RoutingMap
@@ -118,7 +118,8 @@ class JobKit:
     def check(self) -> None:
         """Read all settings, and look whether the store is there.
 
-        An unreachable store is logged only: it may come later.
+        A store that cannot be reached, or refuses, is logged only: it may come
+        later, and be mended without the workers.
 
         Raises:
             SettingsError: A setting is wrong.
@@ -128,6 +129,8 @@ class JobKit:
             self.store.ping()
         except StoreUnavailable as error:
             logger.error("%s Jobs wait until it can be reached.", error)  # noqa: TRY400
+        except StoreError as error:
+            logger.error("%s. Jobs wait until it is mended.", error)  # noqa: TRY400
 
     def dead_letter_queue(self, task: str, queue: str) -> str:
         """The name under which a dead job of this task and queue is kept."""
@@ -149,6 +152,7 @@ class JobKit:
         job = self.store.get(job_id)
         if job is not None:
             results.announce_cancelled(self.app, job, reason)
+            self.store.told(job_id)
 
     def _is_anothers(self, task: str) -> bool:
         # The signal does not say whose message it is. Where two apps of a process

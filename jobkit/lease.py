@@ -1,4 +1,4 @@
-"""The right to run one job for a while, and the thread that keeps it."""
+"""The right to run one job for a while, and the threads that keep it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,18 @@ class Lease:
 
     The run fences itself at two thirds of the lease, by the monotonic clock,
     counted from the moment the last confirmed command was *sent*: so it has
-    stopped writing before the store lets anybody else begin.
+    stopped writing before the store lets anybody else begin. ``sent_at`` is that
+    moment for the command that began the run, by default now.
     """
 
     def __init__(
-        self, store: Store, job_id: str, fence: int, seconds: float, save_every: float
+        self,
+        store: Store,
+        job_id: str,
+        fence: int,
+        seconds: float,
+        save_every: float,
+        sent_at: float | None = None,
     ) -> None:
         self.attention = False
         self.store = store
@@ -52,8 +59,8 @@ class Lease:
         self.drained = False
         self._taken = False
         self._save_every = save_every
-        self._confirmed = clock.monotonic()
-        self._saved = self._confirmed
+        self._saved = clock.monotonic()
+        self._confirmed = self._saved if sent_at is None else sent_at
         self._tried = self._confirmed
 
     @property
@@ -86,18 +93,23 @@ class Lease:
         return Drained("the worker is shutting down") if self.drained else None
 
     def tick(self, *, draining: bool) -> None:
-        """One look of the keeper: renew if it is time, and raise ``attention``."""
+        """One look of the keeper: raise ``attention`` if there is a reason."""
         self.drained = self.drained or draining
         now = clock.monotonic()
-        third = self.seconds / 3
-        again = min(third / 4, RENEW_AGAIN)
-        if not self.lost and self._age() >= third and now - self._tried >= again:
-            self._tried = now
-            self._renew(now)
         if now - self._saved >= self._save_every - TICK or self.stop():
             self.attention = True
 
-    def _renew(self, now: float) -> None:
+    @property
+    def due(self) -> bool:
+        """Whether it is time to renew, or to try that again."""
+        third = self.seconds / 3
+        again = min(third / 4, RENEW_AGAIN)
+        tried = clock.monotonic() - self._tried
+        return not self.lost and self._age() >= third and tried >= again
+
+    def renew(self) -> None:
+        """Ask the store for more time; it may take as long as the store's limit."""
+        now = self._tried = clock.monotonic()
         try:
             kept = self.store.renew(self.job_id, self.fence, self.seconds)
         except StoreUnavailable as error:
@@ -106,16 +118,18 @@ class Lease:
                 "Job %s cannot renew its lease and stops in %.1f s: %s",
                 *(self.job_id, max(left, 0.0), error),
             )
-        except Exception:  # this thread keeps all the leases of its process
+        except Exception:  # this thread renews all the leases of its process
             logger.exception("Job %s cannot renew its lease", self.job_id)
         else:
             self.confirm(now, kept)
 
 
 class Keeper:
-    """The thread of this process that looks after the leases of its runs.
+    """The threads of this process that look after the leases of its runs.
 
-    It starts with the first lease, and anew in a forked child.
+    One looks and never waits for the store, so that a slow renewal by the other
+    keeps no run from stopping in time. They start with the first lease, and anew
+    in a forked child.
     """
 
     def __init__(self, draining: Callable[[], bool]) -> None:
@@ -126,8 +140,9 @@ class Keeper:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._busy = threading.Event()
+        self._due = threading.Event()
         self._leases: set[Lease] = set()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def keep(self, lease: Lease) -> None:
         """Look after a lease from now on."""
@@ -136,11 +151,14 @@ class Keeper:
         with self._lock:
             self._leases.add(lease)
             self._busy.set()
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="jobkit-keeper", daemon=True
-                )
-                self._thread.start()
+            if not self._threads:
+                self._start("jobkit-keeper", self._look)
+                self._start("jobkit-renewer", self._renew)
+
+    def _start(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def release(self, lease: Lease) -> None:
         """Stop looking after a lease."""
@@ -149,13 +167,26 @@ class Keeper:
             if not self._leases:
                 self._busy.clear()
 
-    def _work(self) -> None:
+    def _kept(self) -> list[Lease]:
+        with self._lock:
+            return list(self._leases)
+
+    def _look(self) -> None:
         pause = threading.Event()
         while True:
             self._busy.wait()
             pause.wait(TICK)
             draining = self._draining()
-            with self._lock:
-                leases = list(self._leases)
-            for lease in leases:
+            for lease in self._kept():
                 lease.tick(draining=draining)
+                if lease.due:
+                    self._due.set()
+
+    def _renew(self) -> None:
+        while True:
+            self._due.wait()
+            self._due.clear()
+            for lease in self._kept():
+                # It may have been released while another one was renewed.
+                if lease in self._leases and lease.due:
+                    lease.renew()

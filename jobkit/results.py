@@ -49,19 +49,20 @@ class JobResult(AsyncResult):  # type: ignore[type-arg]
         return self._jobs.cancel(self.id, reason=reason, actor=actor)
 
 
-def meta(progress: Progress) -> dict[str, Any]:
+def meta(progress: Progress, floor: float = 0) -> dict[str, Any]:
     """Progress as readers of the result backend know it.
 
     ``pending``, ``current``, ``total``, ``percent`` and ``description`` are
     celery-progress's keys; its bar needs numbers, so an unknown total is the
-    count so far and an unknown percentage is 0. The others are jobkit's.
+    count so far and an unknown percentage is the last one known (``floor``). The
+    others are jobkit's.
     """
     text = progress.message or progress.stage or ""
     return {
         "pending": False,
         "current": progress.current,
         "total": progress.current if progress.total is None else progress.total,
-        "percent": progress.percent or 0,
+        "percent": floor if progress.percent is None else progress.percent,
         "description": text,
         "message": progress.message,
         "stage": progress.stage,

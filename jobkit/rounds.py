@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+UNTOLD_FOR = 10.0
+"""Seconds that the process which ended a job has for telling Celery itself."""
+
 PATIENCE = 4.0
 """Seconds that a broker is waited for where somebody sits and waits."""
 
@@ -47,6 +50,17 @@ class Rounds:
         """Rescue all jobs whose lease has ended; how many it were."""
         return self._rescue.round()
 
+    def tell(self) -> int:
+        """Tell Celery of ends that nobody has told it of; how many it were.
+
+        A process may die, or the result backend be away, between the record's
+        end and Celery's: chords would wait for ever.
+        """
+        untold = self.store.untold(UNTOLD_FOR)
+        for released in untold:
+            self.released(released)
+        return len(untold)
+
     def dispatch(self) -> int:
         """Publish all that is due; how many messages it were."""
         return self._dispatcher.round()
@@ -63,6 +77,8 @@ class Rounds:
         """Tell Celery and receivers of a job that was rescued."""
         try:
             announce(self._kit, released)
+            if released.state.finished:
+                self.store.told(released.id)
         except Exception:  # the other jobs of the round are told all the same
             logger.exception("Celery was not told that job %s ended", released.id)
 
@@ -92,6 +108,7 @@ class RoundByHand(Rounds):
             self.store.ping()
             reach(self._kit.app)
             self.rescue()
+            self.tell()
             self.dispatch()
             self.pruned = self.prune()
         finally:

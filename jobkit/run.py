@@ -170,7 +170,7 @@ class Run:
 
     def closed(self, stage: StageRun, error: BaseException | None) -> None:
         """Save the end of a stage, good or bad; an interruption was saved before."""
-        if error is None:
+        if error is None and self.stopped is None:
             newly = not stage.state.done
             stage.state.done = True
             if newly:
@@ -312,8 +312,15 @@ class CurrentJob:
         return self._run.job.owner
 
     def should_stop(self) -> bool:
-        """Whether the run is to stop soon; for loops that jobkit does not see."""
-        return self._run.lease.stop() is not None
+        """Whether the run is to stop now; for loops that jobkit does not see.
+
+        A body that was told so and returns has stopped, not ended: the job goes
+        on elsewhere, or is paused or cancelled, as it was asked to.
+        """
+        reason = self._run.lease.stop()
+        if reason is not None:
+            self._run.stopped = reason
+        return reason is not None
 
     def item_key(self, item: object) -> str:
         """A key for one item that stays the same over retries and replays."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from celery import Celery, Task
 from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.exceptions import Reject, Retry
-from celery.signals import task_postrun
+from celery.signals import task_postrun, task_success
 
 from jobkit import execution
 from jobkit.entry import ENTERING, KEYS, Entry, delay_of, with_eta
@@ -141,7 +141,9 @@ class JobTask(BaseTask):
         ``owner`` is a free text to find jobs by.
 
         Raises:
-            StoreUnavailable: Nothing was recorded and nothing published.
+            StoreUnavailable: Nothing was published; the job may have been recorded
+                all the same, if only the answer was lost: with an
+                ``idempotency_key`` a second call is safe.
             LimitError: The message takes more than 1 MiB.
         """
         app = self.app
@@ -187,9 +189,9 @@ class JobTask(BaseTask):
             task=self.name,
             message=message.encode(),
             queue=queue,
-            priority=message.properties.get("priority"),
+            priority=_whole(message.properties.get("priority")),
             dead_letter_queue=self.kit.dead_letter_queue(self.name, queue),
-            owner=owner,
+            owner=owner or "",
             stages=self.plan.names,
             crash_limit=self.policy.crashes,
             delay=delay,
@@ -321,10 +323,23 @@ class ProgressTask(JobTask):
         self._execution.run.current().advance(by)
 
 
+def _whole(priority: Any) -> int | None:
+    return None if priority is None else int(priority)
+
+
 def kit_of(app: Celery) -> JobKit:
     """The JobKit of an app; made with the defaults when there is none."""
     kit: JobKit | None = getattr(app, "jobkit", None)
     return kit if kit is not None else JobTask.make_kit(app)
+
+
+@task_success.connect(weak=False, dispatch_uid="jobkit.stored")
+def stored(sender: Any = None, **_: Any) -> None:
+    """Note that Celery has stored the result, and counted it for a chord."""
+    if isinstance(sender, JobTask):
+        current = execution.of(sender.request)
+        if current is not None:
+            current.stored = True
 
 
 @task_postrun.connect(weak=False, dispatch_uid="jobkit.settle")

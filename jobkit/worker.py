@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 PRUNE_EVERY = 60.0
 ACK_EVERY = 1.0
+TELL_EVERY = 5.0
 
 _Request: Any = Request  # its stubs lack what it says of revoked and cancelled
 
@@ -69,6 +71,7 @@ class JobStep(bootsteps.StartStopStep):
         self._go("jobkit-dispatcher", every, rounds.dispatch, rounds.disconnect)
         acks = Acknowledger(store, settings.ack_after, JobRequest)
         self._go("jobkit-rescue", every, rounds.rescue, lambda: None)
+        self._go("jobkit-untold", TELL_EVERY, rounds.tell, lambda: None)
         self._go("jobkit-acks", ACK_EVERY, acks.look, lambda: None)
         self._timer = parent.timer.call_repeatedly(ACK_EVERY, acks.acknowledge)
         self._go("jobkit-prune", PRUNE_EVERY, rounds.prune, store.close)
@@ -142,18 +145,43 @@ class JobRequest(_Request):  # type: ignore[misc]
             task_ready(self)
             self.acknowledge()
             return None
-        return super().on_failure(exc_info, *args, **kwargs)
+        failed = super().on_failure(exc_info, *args, **kwargs)
+        if _is_lost(error):
+            self._celery_knows()
+        return failed
 
     def on_timeout(self, soft: Any, timeout: float) -> Any:
         """A hard time limit ends the job as its task: for good."""
-        if not soft:
-            self._tell(partial(self._timed_out, TimeLimitExceeded(timeout)))
+        over = partial(self._timed_out, TimeLimitExceeded(timeout))
+        if not soft and self._tell(over):
+            # The record does not know: it is rescued, and runs again.
+            task_ready(self)
+            self.acknowledge()
+            return None
         return super().on_timeout(soft, timeout)
+
+    def maybe_expire(self) -> Any:
+        """Whether the job has expired: one that has begun is past that.
+
+        Any later message of it is a copy, or the hint of another run.
+        """
+        try:
+            job = self._kit.store.get(self.id)
+        except JobkitError as trouble:
+            logger.warning("Whether job %s expires is not known: %s", self.id, trouble)
+            return False
+        return super().maybe_expire() if job is None or not job.starts else False
 
     def _announce_revoked(self, reason: str, *args: Any, **kwargs: Any) -> Any:
         """A task that was revoked or has expired is a job that was cancelled."""
         self._tell(partial(self._revoked, reason))
-        return super()._announce_revoked(reason, *args, **kwargs)
+        announced = super()._announce_revoked(reason, *args, **kwargs)
+        self._celery_knows()
+        return announced
+
+    def _celery_knows(self) -> None:
+        with suppress(JobkitError):  # then it is told once more
+            self._kit.store.told(self.id)
 
     def _tell(self, ending: Callable[[], bool]) -> bool:
         """Tell the store; whether the job goes on, so that Celery need not know."""

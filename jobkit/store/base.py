@@ -119,6 +119,7 @@ class Due:
     id: str
     message: str
     hints: int
+    fence: int
 
 
 class Store(Protocol):
@@ -139,16 +140,28 @@ class Store(Protocol):
     def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
         """Record a job; False if the id is taken, and then nothing is changed.
 
-        An id whose job ended as ``REPLACED`` is free; its fence goes on. QUEUED, or SCHEDULED when it has a delay. ``token`` names this call, so
-        that its repetition is answered like the first. ``hint`` is the time
-        after which a QUEUED job's message is taken for lost.
+        An id whose job ended as ``REPLACED`` is free; its fence goes on. QUEUED,
+        or SCHEDULED when it has a delay. ``token`` names this call, so that its
+        repetition is answered like the first. ``hint`` is the time after which a
+        QUEUED job's message is taken for lost.
         """
 
-    def published(self, job_id: str, hint: float, *, ok: bool = True) -> None:
+    def published(
+        self,
+        job_id: str,
+        hint: float,
+        *,
+        ok: bool = True,
+        hints: int | None = None,
+        fence: int | None = None,
+    ) -> None:
         """Note that a QUEUED job's message was published, or (not ok) was not.
 
         After ``hint`` it is due again, doubled each time up to six hours; at
         once when it was not published. In any other state it does nothing.
+        With ``hints`` and ``fence``, as ``claim_due`` told them, nor does a word
+        that comes late: the job has run since, somebody else has told of it, or
+        it is due again.
         """
 
     # -- running ------------------------------------------------------------
@@ -156,7 +169,8 @@ class Store(Protocol):
     def begin(self, job_id: str, token: str, worker: str, lease: float) -> Start:
         """Start a run of a QUEUED job: RUNNING with the next fence, or why not.
 
-        The same ``token`` gets the same run again while it lasts.
+        The same ``token`` gets the same run again while it lasts, with its
+        lease renewed.
         """
 
     def renew(self, job_id: str, fence: int, lease: float) -> Kept:
@@ -207,7 +221,8 @@ class Store(Protocol):
 
         drain and requeue: QUEUED and due at once; pause: PAUSED; cancel:
         CANCELLED. For drain and requeue a cancel or pause that was asked for
-        meanwhile is carried out instead. None for a stale owner.
+        meanwhile is carried out instead. A pause without a reason is a drain if
+        none is asked for (any more). None for a stale owner.
         """
 
     def replace(
@@ -248,6 +263,17 @@ class Store(Protocol):
 
     def prune(self, limit: int = 1000) -> int:
         """Remove finished records whose retention has passed; how many it were."""
+
+    def untold(self, age: float, limit: int = 100) -> Sequence[Released]:
+        """Jobs that ended without a word to Celery: their chords still wait.
+
+        They died or were cancelled at least ``age`` seconds ago and nobody has
+        said ``told`` since; not those that ``bury`` or ``discard`` ended, of which
+        Celery was told before. Oldest first, up to ``limit`` of each partition.
+        """
+
+    def told(self, job_id: str) -> None:
+        """Note that Celery was told of a job's end."""
 
     # -- from outside ---------------------------------------------------------
 

@@ -48,6 +48,7 @@ from jobkit.store.memory_records import (
 _DUE_STATES = frozenset(
     {State.SCHEDULED, State.QUEUED, State.BLOCKED, State.RETRYING},
 )
+_AFTER_RETRY = frozenset({State.RETRYING, State.CANCELLED, State.PAUSED})
 
 
 def _wall() -> int:
@@ -113,11 +114,21 @@ class MemoryStore:
             record.enter(job, token, milliseconds(hint), at)
             return True
 
-    def published(self, job_id: str, hint: float, *, ok: bool = True) -> None:
+    def published(
+        self,
+        job_id: str,
+        hint: float,
+        *,
+        ok: bool = True,
+        hints: int | None = None,
+        fence: int | None = None,
+    ) -> None:
         """Note that a QUEUED job's message was published, or was not."""
         with self._change() as at:
             record = self._jobs.get(job_id)
             if record is None or record.state is not State.QUEUED:
+                return
+            if record.has_moved_on(hints, fence, at):
                 return
             if not ok:
                 record.write(at, due_at=at)
@@ -137,6 +148,8 @@ class MemoryStore:
                 record.begin(token, worker, milliseconds(lease), at)
             elif record.state is not State.RUNNING or record.text("token") != token:
                 return Start(REFUSALS[record.state])
+            else:
+                record.write(at, lease_until=at + milliseconds(lease))
             return Start("run", record.job(message=False))
 
     def renew(self, job_id: str, fence: int, lease: float) -> Kept:
@@ -192,7 +205,7 @@ class MemoryStore:
             run = self._owned(job_id, fence)
             if run is None:
                 became = self._became(job_id, fence)
-                return became if became is State.RETRYING else None
+                return became if became in _AFTER_RETRY else None
             run.blame(failure, at)
             if message:
                 run.write(at, message=message)
@@ -222,8 +235,9 @@ class MemoryStore:
                 return self._became(job_id, fence)
             if kind != "cancel":
                 run.count("interruptions")
-            if kind in ("cancel", "pause"):
-                run.stop(_told(run.request, kind, reason), at)
+            taken_back = kind == "pause" and not (reason or run.request)
+            if kind in ("cancel", "pause") and not taken_back:
+                run.stop(_heard(run.request, kind, reason), at)
             elif not run.stop_if_asked(at):
                 run.queue(at, at)
                 run.event("interrupted", at, reason or kind)
@@ -305,6 +319,19 @@ class MemoryStore:
             for job_id in old:
                 del self._jobs[job_id]
             return len(old)
+
+    def untold(self, age: float, limit: int = 100) -> list[Released]:
+        """Jobs of whose end Celery was not told."""
+        with self._changed:
+            until = self._now() - milliseconds(age)
+            untold = self._earliest("untold_since", until, limit)
+            return [record.released() for record in untold]
+
+    def told(self, job_id: str) -> None:
+        """Note that Celery was told of a job's end."""
+        with self._changed:
+            if record := self._jobs.get(job_id):
+                record.drop("untold_since")
 
     def ask(
         self, job_id: str, kind: RequestKind, actor: str, reason: str
@@ -417,10 +444,10 @@ class MemoryStore:
             return page(self._jobs.values(), given, order, after, limit)
 
 
-def _told(asked: StopRequest | None, kind: RequestKind, reason: str) -> StopRequest:
+def _heard(asked: StopRequest | None, kind: RequestKind, reason: str) -> StopRequest:
     """What an owner stops for; a cancel that was asked for meanwhile is not lost."""
-    told = StopRequest(kind, "", reason)
+    own = StopRequest(kind, "", reason)
     if asked is None:
-        return told
+        return own
     overruled = (asked.kind, kind) == ("cancel", "pause")
-    return asked if overruled or (asked.kind == kind and not reason) else told
+    return asked if overruled or (asked.kind == kind and not reason) else own

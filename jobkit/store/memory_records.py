@@ -115,12 +115,22 @@ class Record:
         return job if message else replace(job, message=None)
 
     def released(self) -> Released:
-        """What it is after its owner was lost."""
+        """What it has become."""
         return Released(self.text("id"), self.text("task"), self.state)
 
     def due(self) -> Due:
         """What is needed to publish its message."""
-        return Due(self.text("id"), self.text("message"), self.number("hints"))
+        return Due(
+            *(self.text("id"), self.text("message")),
+            *(self.number("hints"), self.number("fence")),
+        )
+
+    def has_moved_on(self, hints: int | None, fence: int | None, at: int) -> bool:
+        """Whether it is not waiting any more as it was claimed; never if not told."""
+        claimed = {"hints": hints, "fence": fence}
+        given = {name: count for name, count in claimed.items() if count is not None}
+        moved = any(self.number(name) != count for name, count in given.items())
+        return bool(given) and (moved or self.number("due_at") <= at)
 
     def belongs_to(self, worker: str) -> bool:
         """Whether its last run was of this worker, or of a part of it."""
@@ -243,7 +253,7 @@ class Record:
 
     def replay(self, mode: ReplayMode, detail: str, at: int) -> None:
         """Take the ending back, with fresh budgets."""
-        self.drop("finished_at", "reason", "budgets")
+        self.drop("finished_at", "reason", "budgets", "untold_since")
         if mode == "restart":
             self.drop("checkpoint", "progress", "position")
         self.count("replays")
@@ -269,6 +279,7 @@ class Record:
         detail = said(request.actor, request.reason)
         if request.kind == "cancel":
             self.finish(State.CANCELLED, at, request.reason)
+            self.write(at, untold_since=at)
             self.event("cancelled", at, detail, self.text("progress"))
         else:
             self.move(State.PAUSED, at)
@@ -306,6 +317,7 @@ class Record:
         if self.number("crashes_without_progress") >= self.number("crash_limit"):
             self.write(at, error=error.encode())
             self.bury(at, "poison")
+            self.write(at, untold_since=at)
         elif not self.stop_if_asked(at):
             self.queue(at, at)
             self.event("recovered", at)

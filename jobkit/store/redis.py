@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -14,6 +16,7 @@ from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
     ReadOnlyError,
+    RedisClusterException,
     TryAgainError,
 )
 from redis.retry import Retry
@@ -39,7 +42,8 @@ from jobkit.job import (
     StopRequest,
 )
 from jobkit.states import State
-from jobkit.store import paging, replies, scripts
+from jobkit.store import address, paging, replies, scripts
+from jobkit.store.address import safe_url
 from jobkit.store.base import (
     LEASE_EXPIRED,
     Due,
@@ -57,8 +61,15 @@ from jobkit.store.scripts import Verb
 UNAVAILABLE = (
     *(redis.ConnectionError, redis.TimeoutError, OSError, redis.OutOfMemoryError),
     *(ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError),
+    RedisClusterException,
 )
 """What a server that is away, full, or changing its master makes of a command."""
+
+BUSY_CODES = ("NOREPLICAS", "NOREPLPERSIST", "MISCONF", "BUSY", "UNKILLABLE")
+"""What a server answers that takes no command, or no write, for a while."""
+
+# A pipeline and a script of an old server put words of their own before the code.
+_BUSY = re.compile(rf"(?:^|: -?|-)(?:{'|'.join(BUSY_CODES)})\b")
 
 LIST_BUDGET = 2_000
 """Index entries that one page may look at in each partition."""
@@ -82,9 +93,18 @@ class RedisStore:
         self.url = url
         self.keys = Keys(prefix, partitions)
         self._retention = retention
-        self._client = connect(url, timeout)
+        self._connect = connect(url, timeout)
+        self._clients: list[Any] = []
         self._timeout = timeout
         self._scripts: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def _client(self) -> Any:
+        if not self._clients:
+            # Without a lock: of two threads at once both may connect, one is used.
+            with self._errors():
+                self._clients.append(self._connect())
+        return self._clients[0]
 
     @property
     def retention(self) -> Retention:
@@ -114,11 +134,12 @@ class RedisStore:
 
     def close(self) -> None:
         """Give the connections back."""
-        # A cluster's own close forgets those of its nodes (it is made from a URL).
-        for node in getattr(self._client, "get_nodes", list)():
-            if node.redis_connection:
-                node.redis_connection.connection_pool.disconnect()
-        self._client.close()
+        for client in self._clients:
+            # A cluster's own close forgets those of its nodes (made from a URL).
+            for node in getattr(client, "get_nodes", list)():
+                if node.redis_connection:
+                    node.redis_connection.connection_pool.disconnect()
+            client.close()
 
     # -- entering -----------------------------------------------------------
 
@@ -140,9 +161,18 @@ class RedisStore:
         )
         return bool(answer == "ok")
 
-    def published(self, job_id: str, hint: float, *, ok: bool = True) -> None:
+    def published(
+        self,
+        job_id: str,
+        hint: float,
+        *,
+        ok: bool = True,
+        hints: int | None = None,
+        fence: int | None = None,
+    ) -> None:
         """Note what became of a message; see ``Store.published``."""
-        self._job(scripts.PUBLISHED, job_id, replies.ms(hint), int(ok))
+        claim = replies.text(hints), replies.text(fence)
+        self._job(scripts.PUBLISHED, job_id, replies.ms(hint), int(ok), *claim)
 
     # -- running ------------------------------------------------------------
 
@@ -241,18 +271,14 @@ class RedisStore:
     def rescue(self, limit: int = 100) -> Sequence[Released]:
         """Take jobs whose lease has ended; see ``Store.rescue``."""
         error = LEASE_EXPIRED.encode()
-        return [
-            Released(job_id, task, State(state))
-            for answer in self._everywhere(scripts.RESCUE, limit, error)
-            for job_id, task, state in answer
-        ]
+        return replies.released(self._everywhere(scripts.RESCUE, limit, error))
 
     def claim_due(self, limit: int, grace: float) -> Sequence[Due]:
         """Take jobs whose time has come; see ``Store.claim_due``."""
         return [
-            Due(job_id, message, int(hints))
+            Due(job_id, message, int(hints), int(fence))
             for answer in self._everywhere(scripts.CLAIM_DUE, limit, replies.ms(grace))
-            for job_id, message, hints in answer
+            for job_id, message, hints, fence in answer
         ]
 
     def next_due(self) -> float | None:
@@ -263,6 +289,15 @@ class RedisStore:
     def prune(self, limit: int = 1000) -> int:
         """Remove records whose retention has passed; see ``Store.prune``."""
         return sum(int(count) for count in self._everywhere(scripts.PRUNE, limit))
+
+    def untold(self, age: float, limit: int = 100) -> Sequence[Released]:
+        """Jobs of whose end Celery was not told; see ``Store.untold``."""
+        answers = self._everywhere(scripts.UNTOLD, replies.ms(age), limit)
+        return replies.released(answers)
+
+    def told(self, job_id: str) -> None:
+        """Note that Celery was told of a job's end."""
+        self._job(scripts.TOLD, job_id)
 
     # -- from outside ---------------------------------------------------------
 
@@ -405,26 +440,32 @@ class RedisStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except UNAVAILABLE as error:
-            raise StoreUnavailable(
-                f"The job store at {safe_url(self.url)} cannot be reached: {error}. "
-                "Is the server up, and is jobkit_store_url right?",
-            ) from error
-        except redis.RedisError as error:
+        except (*UNAVAILABLE, redis.RedisError) as error:
+            where, why = safe_url(self.url), str(error).rstrip(".")
+            if isinstance(error, UNAVAILABLE):
+                raise StoreUnavailable(
+                    f"The job store at {where} cannot be reached: {why}. "
+                    "Is the server up, and is jobkit_store_url right?",
+                ) from error
+            if _BUSY.search(why):
+                raise StoreUnavailable(
+                    f"The job store at {where} takes no commands now: {why}.",
+                ) from error
             raise StoreError(
-                f"The job store at {safe_url(self.url)} refused a command: {error}",
+                f"The job store at {where} refused a command: {why}",
             ) from error
 
 
-def connect(url: str, timeout: float) -> Any:
-    """A client for any of the URLs that name a store.
+def connect(url: str, timeout: float) -> Callable[[], Any]:
+    """What makes a client for any of the URLs that name a store.
 
     ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``,
     ``sentinel://host:port;host:port/db?master_name=...`` and
-    ``redis+cluster://host:port``.
+    ``redis+cluster://host:port``. Only the client of a Cluster asks a server when
+    it is made.
 
     Raises:
-        SettingsError: The URL is none of these.
+        SettingsError: The URL is none of these, or has a part that is wrong.
     """
     options: dict[str, Any] = {
         "decode_responses": True,
@@ -433,25 +474,38 @@ def connect(url: str, timeout: float) -> Any:
         "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), 1),
         "health_check_interval": 0,
     }
-    scheme = urlsplit(url).scheme
+    scheme, where = address.resolved(url)
     if scheme == "sentinel":
-        return _sentinel(url, options)
-    if scheme in ("redis+cluster", "rediss+cluster"):
-        return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
-    plain = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix"}
-    scheme = plain.get(scheme, scheme)
-    if scheme not in ("redis", "rediss", "unix"):
-        raise SettingsError(
-            f"{safe_url(url)!r} is no store: use redis://, rediss://, valkey://, "
-            "valkeys://, unix://, sentinel:// or redis+cluster://.",
-        )
-    return redis.Redis.from_url(f"{scheme}:{url.split(':', 1)[1]}", **options)
+        group = _sentinel(url, options)
+        return lambda: group
+    client = _plain(url, where, options)
+    if not scheme.endswith("+cluster"):
+        return lambda: client
+    if client.get_connection_kwargs().get("db"):
+        raise address.wrong(url, "a Cluster has only the database 0")
+    return partial(RedisCluster.from_url, where, **options)
+
+
+def _plain(url: str, where: str, options: dict[str, Any]) -> Any:
+    if not where.startswith("unix:"):
+        address.database(url, address.split(url, where))
+    try:
+        client = redis.Redis.from_url(where, **options)
+        pool = client.connection_pool
+        # Options are only looked at when a connection is made; it is not opened.
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError as error:
+        name = str(error).rpartition("argument ")[2]
+        raise address.wrong(url, f"there is no option {name}") from error
+    except (ValueError, redis.RedisError) as error:
+        raise address.wrong(url, str(error).rstrip(".")) from error
+    return client
 
 
 def _sentinel(url: str, options: dict[str, Any]) -> Any:
     # Celery writes a group as sentinel://a:1;sentinel://b:2, each with a path.
     parts = [
-        urlsplit(part if "://" in part else f"sentinel://{part}")
+        address.split(url, part if "://" in part else f"sentinel://{part}")
         for part in url.split(";")
     ]
     last = parts[-1]
@@ -465,14 +519,5 @@ def _sentinel(url: str, options: dict[str, Any]) -> Any:
     hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
     quiet = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout")}
     group: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs=quiet)
-    db = int(last.path.strip("/") or 0)
+    db = address.database(url, last)
     return group.master_for(name, db=db, password=last.password, **options)
-
-
-def safe_url(url: str) -> str:
-    """The URL without its password, for messages."""
-    head, at, tail = url.rpartition("@")
-    if not at:
-        return url
-    scheme, _, user = head.partition("://")
-    return f"{scheme}://{user.split(':')[0]}:***@{tail}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobkit import clock
 from jobkit.job import Event, Job, Progress, StopRequest
 from jobkit.states import State
 from jobkit.store import scripts
-from jobkit.store.base import Failure, Kept, Snapshot
+from jobkit.store.base import Failure, Kept, Released, Snapshot
 
 
 def ms(seconds: float) -> int:
@@ -42,6 +42,15 @@ def kept(answer: list[str]) -> Kept:
 def state(answer: str) -> State | None:
     """A state, or None for a stale owner."""
     return None if answer == "lost" else State(answer)
+
+
+def released(answers: Iterable[list[tuple[str, str, str]]]) -> list[Released]:
+    """Jobs of all partitions with what they became."""
+    return [
+        Released(job_id, task, State(became))
+        for answer in answers
+        for job_id, task, became in answer
+    ]
 
 
 def job(values: list[str | None]) -> Job:

@@ -44,7 +44,7 @@ ENQUEUE = _verb(
     "id token task message queue priority dead_letter_queue owner stages "
     "crash_limit delay hint",
 )
-PUBLISHED = _verb("published", "id hint ok")
+PUBLISHED = _verb("published", "id hint ok hints fence")
 BEGIN = _verb("begin", "id token worker lease")
 RENEW = _verb("renew", "id fence lease")
 SAVE = _verb("save", "id fence seq position checkpoint progress lease")
@@ -61,6 +61,8 @@ RESCUE = _verb("rescue", "limit error")
 CLAIM_DUE = _verb("claim_due", "limit grace")
 NEXT_DUE = _verb("next_due")
 PRUNE = _verb("prune", "limit")
+TOLD = _verb("told", "id")
+UNTOLD = _verb("untold", "age limit")
 ASK = _verb("ask", "id request")
 RESUME = _verb("resume", "id actor")
 REPLAY = _verb("replay", "id mode actor reason")
@@ -70,7 +72,7 @@ LIST = _verb("list", "index state task queue owner after_score after_id limit bu
 VERBS = (
     *(ENQUEUE, PUBLISHED, BEGIN, RENEW, SAVE, SUCCEED, RETRY, BURY, INTERRUPT),
     *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
-    *(DISCARD, LIST),
+    *(DISCARD, LIST, TOLD, UNTOLD),
 )
 
 

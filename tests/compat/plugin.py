@@ -24,6 +24,15 @@ def celery_parameters() -> dict[str, Any]:
     return {"task_cls": "jobkit:ProgressTask", "changes": json.loads(settings)}
 
 
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Give every test the same time: some of Celery's marks are tight."""
+    seconds = config.getoption("timeout")
+    for item in items:
+        item.add_marker(pytest.mark.timeout(seconds), append=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Note which test is running, for the case that it ends the process."""

@@ -28,13 +28,6 @@ RETRIES = 2
 
 INTEGRATION = ["t/integration/test_tasks.py", "t/integration/test_canvas.py"]
 
-UNIT = [
-    "t/unit/app/test_app.py",
-    "t/unit/tasks/test_canvas.py",
-    "t/unit/tasks/test_tasks.py",
-    "t/unit/tasks/test_trace.py",
-]
-
 FAILURES = {
     ("jobkit",): "BROKEN",
     ("celery",): "passes with jobkit only",
@@ -104,11 +97,10 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tests", nargs="*", help="files or tests below t/")
+    parser.add_argument("tests", nargs="*", help="files or tests below t/integration/")
     parser.add_argument("-k", help="only the tests that pytest's -k picks")
-    parser.add_argument("--unit", action="store_true", help="unit tests instead")
     arguments = parser.parse_args()
-    arguments.tests = arguments.tests or (UNIT if arguments.unit else INTEGRATION)
+    arguments.tests = arguments.tests or INTEGRATION
     return arguments
 
 
@@ -145,10 +137,11 @@ def _report(account: Account) -> int:
 
 
 def _table(account: Account, verdicts: dict[str, str]) -> Table:
-    table = Table("test", *(f"with {side}" for side in SIDES), "verdict")
+    table = Table("verdict", *(f"with {side}" for side in SIDES))
+    table.add_column("test", overflow="fold")
     for test, verdict in sorted(verdicts.items(), key=lambda item: item[::-1]):
         words = (", ".join(account.words(side, test)) or "-" for side in SIDES)
-        table.add_row(escape(test), *words, verdict)
+        table.add_row(verdict, *words, escape(test.removeprefix("t/integration/")))
     return table
 
 

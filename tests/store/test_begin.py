@@ -20,6 +20,7 @@ from tests.store.lives import (
     failure,
     kept,
     last_event,
+    names,
     new_job,
     rewrite,
     running,
@@ -49,7 +50,25 @@ def test_the_same_delivery_gets_the_same_run_again(store: Store, clock: Clock) -
 
     start = store.begin("job", "first", "w1/7", LEASE)
     assert start.outcome == "run"
-    assert start.job == first
+    assert start.job
+    assert first == replace(
+        start.job, lease_until=first.lease_until, updated_at=first.updated_at
+    )
+    assert names(store).count("started") == 1
+
+
+def test_its_lease_counts_from_the_last_time_it_was_sent(
+    store: Store, clock: Clock
+) -> None:
+    running(store)
+    clock.advance(LEASE - 1)
+    store.begin("job", "first", "w1/7", LEASE)
+    assert kept(store).lease_until == from_milliseconds(clock.now + 30_000)
+
+    clock.advance(LEASE - 1)
+    assert store.rescue() == []
+    clock.advance(1)
+    assert [released.id for released in store.rescue()] == ["job"]
 
 
 def test_another_delivery_is_a_duplicate(store: Store) -> None:

@@ -106,6 +106,27 @@ def test_what_was_asked_for_is_done_instead_of_a_drain(
     assert (kept(store).reason, kept(store).interruptions) == ("enough", 1)
 
 
+def test_a_pause_that_was_taken_back_does_not_pause(store: Store, clock: Clock) -> None:
+    run = running(store)
+    store.ask("job", "pause", "ada", "lunch")
+    store.resume("job", "ada")
+    clock.advance(1)
+    assert store.interrupt("job", run.fence, "pause") is State.QUEUED
+
+    job = kept(store)
+    assert job.due_at == from_milliseconds(clock.now)
+    assert (job.reason, job.interruptions) == ("", 1)
+    assert (last_event(store).name, last_event(store).detail) == (
+        "interrupted",
+        "pause",
+    )
+
+
+def test_a_cancel_without_a_reason_needs_no_request(store: Store) -> None:
+    run = running(store)
+    assert store.interrupt("job", run.fence, "cancel") is State.CANCELLED
+
+
 @pytest.mark.parametrize("reason", ["", "incompatible"])
 def test_a_pause_does_not_lose_a_cancel(store: Store, reason: str) -> None:
     run = running(store)
@@ -121,16 +142,17 @@ def test_a_cancel_does_not_become_the_pause_that_was_asked_for(store: Store) -> 
     assert (kept(store).reason, kept(store).request) == ("", None)
 
 
+@pytest.mark.parametrize("reason", ["", "why"])
 @pytest.mark.parametrize("kind", ["drain", "requeue", "pause", "cancel"])
 def test_told_again_it_stops_once(
-    store: Store, clock: Clock, kind: InterruptKind
+    store: Store, clock: Clock, kind: InterruptKind, reason: str
 ) -> None:
     run = running(store)
-    state = store.interrupt("job", run.fence, kind)
+    state = store.interrupt("job", run.fence, kind, reason)
     before, history = kept(store), names(store)
     clock.advance(1)
 
-    assert store.interrupt("job", run.fence, kind) is state
+    assert store.interrupt("job", run.fence, kind, reason) is state
     assert kept(store) == before
     assert names(store) == history
 

@@ -60,7 +60,7 @@ def paused(store: Store) -> None:
 
 def paused_while_running(store: Store) -> None:
     running(store)
-    store.interrupt("job", 1, "pause")
+    store.interrupt("job", 1, "pause", "incompatible")
 
 
 def succeeded(store: Store) -> None:
@@ -121,6 +121,7 @@ VERBS: list[Callable[[Store, Clock, int], object]] = [
     lambda store, _, __: store.enqueue(new_job(), "another", HINT),
     lambda store, _, __: store.published("job", HINT),
     lambda store, _, __: store.published("job", HINT, ok=False),
+    lambda store, _, fence: store.published("job", HINT, hints=0, fence=fence),
     lambda store, _, __: store.begin("job", "another", "w1/7", LEASE),
     lambda store, _, fence: store.renew("job", fence, LEASE),
     lambda store, _, fence: store.save("job", fence, 9, snapshot(9), LEASE),
@@ -131,6 +132,7 @@ VERBS: list[Callable[[Store, Clock, int], object]] = [
     lambda store, _, fence: store.interrupt("job", fence, "drain"),
     lambda store, _, fence: store.interrupt("job", fence, "requeue"),
     lambda store, _, fence: store.interrupt("job", fence, "pause"),
+    lambda store, _, fence: store.interrupt("job", fence, "pause", "why"),
     lambda store, _, fence: store.interrupt("job", fence, "cancel"),
     lambda store, _, fence: store.replace("job", fence, new_job(task="x"), 5),
     lambda store, _, __: store.crash("job", "w1", CRASHED),
@@ -144,6 +146,8 @@ VERBS: list[Callable[[Store, Clock, int], object]] = [
     lambda store, _, __: store.replay("job", "resume"),
     lambda store, _, __: store.replay("job", "restart"),
     lambda store, _, __: store.discard("job"),
+    lambda store, _, __: store.told("job"),
+    lambda store, _, __: store.untold(0),
 ]
 
 

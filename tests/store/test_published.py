@@ -4,9 +4,9 @@ import pytest
 
 from jobkit.clock import from_milliseconds
 from jobkit.states import State
-from jobkit.store.base import Store
+from jobkit.store.base import Due, Store
 from tests.store.clocks import Clock
-from tests.store.lives import enqueued, kept, new_job, running
+from tests.store.lives import enqueued, failure, kept, new_job, running, started
 
 
 def due_in(store: Store, clock: Clock) -> float:
@@ -84,3 +84,83 @@ def test_a_running_job_is_left_alone(store: Store) -> None:
 def test_an_unknown_job_is_no_error(store: Store) -> None:
     store.published("nobody", 300)
     assert store.get("nobody") is None
+
+
+def claimed(store: Store) -> Due:
+    """A QUEUED job whose message somebody publishes now."""
+    enqueued(store)
+    store.published("job", 300, ok=False)
+    (due,) = store.claim_due(10, 60)
+    return due
+
+
+def tell(store: Store, due: Due, *, ok: bool = True) -> None:
+    store.published("job", 300, ok=ok, hints=due.hints, fence=due.fence)
+
+
+def test_a_claim_is_told_of_with_what_it_said(store: Store, clock: Clock) -> None:
+    due = claimed(store)
+    assert (due.hints, due.fence) == (0, 0)
+    tell(store, due)
+    assert due_in(store, clock) == 300
+
+
+def test_told_of_again_a_claim_counts_once(store: Store, clock: Clock) -> None:
+    due = claimed(store)
+    tell(store, due)
+    before = kept(store)
+    clock.advance(1)
+    tell(store, due)
+    assert kept(store) == before
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_word_that_comes_after_a_run_changes_nothing(
+    store: Store, clock: Clock, ok: bool
+) -> None:
+    due = claimed(store)
+    run = started(store)
+    store.retry("job", run.fence, failure(), 5)
+    clock.advance(5)
+    (again,) = store.claim_due(10, 60)
+    assert (again.hints, again.fence) == (0, 1)
+    before = kept(store)
+
+    tell(store, due, ok=ok)
+    assert kept(store) == before
+    tell(store, again)
+    assert due_in(store, clock) == 300
+
+
+def test_a_word_that_comes_when_the_job_is_due_again_changes_nothing(
+    store: Store,
+) -> None:
+    due = claimed(store)
+    store.ask("job", "pause", "", "")
+    store.resume("job")
+    before = kept(store)
+
+    tell(store, due)
+    assert kept(store) == before
+    assert [due.id for due in store.claim_due(10, 60)] == ["job"]
+
+
+def test_a_word_that_comes_after_another_publishers_changes_nothing(
+    store: Store, clock: Clock
+) -> None:
+    due = claimed(store)
+    clock.advance(60)
+    (again,) = store.claim_due(10, 60)
+    tell(store, again)
+    before = kept(store)
+
+    tell(store, due, ok=False)
+    assert kept(store) == before
+
+
+def test_hints_and_fence_are_compared_each_for_itself(store: Store) -> None:
+    claimed(store)
+    before = kept(store)
+    store.published("job", 300, hints=1)
+    store.published("job", 300, fence=1)
+    assert kept(store) == before

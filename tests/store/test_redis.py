@@ -1,7 +1,8 @@
 """What only a store behind a network has: URLs, outages, partitions and keys."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from redis.cluster import RedisCluster
 from jobkit import clock as wall
 from jobkit.errors import SettingsError, StoreError, StoreUnavailable
 from jobkit.states import State
+from jobkit.store.address import safe_url
 from jobkit.store.keys import Keys
-from jobkit.store.redis import RedisStore, connect, safe_url
+from jobkit.store.redis import BUSY_CODES, RedisStore, connect
 from tests.servers import ValkeyServer
 from tests.store.clocks import Clock
 from tests.store.conftest import RedisFactory
@@ -150,6 +152,61 @@ def test_a_command_that_the_server_refuses_is_an_error(store: RedisStore) -> Non
         store.begin("job", "token", "w1", LEASE)
 
 
+@pytest.mark.parametrize("code", BUSY_CODES)
+def test_a_server_that_takes_no_commands_for_a_while_is_unavailable(
+    store: RedisStore, code: str
+) -> None:
+    answer = f"return redis.error_reply('{code} for a while.')"
+    refused = pytest.raises(StoreUnavailable, match=f"takes no commands now: {code}")
+    with refused, store._errors():
+        store._client.eval(answer, 0)
+    with pytest.raises(StoreError) as caught, store._errors():
+        store._client.eval(answer.replace(code, code + "X"), 0)
+    assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_a_master_without_its_replicas_is_unavailable_until_they_come(
+    valkey_server: ValkeyServer,
+) -> None:
+    store = RedisStore(valkey_server.url)
+    run = running(store)
+    store._client.config_set("min-replicas-to-write", 1)
+    with pytest.raises(StoreUnavailable, match="NOREPLICAS"):
+        store.renew("job", run.fence, LEASE)
+    store._client.config_set("min-replicas-to-write", 0)
+    assert store.renew("job", run.fence, LEASE).owner
+    store.close()
+
+
+def test_a_server_that_runs_somebodys_script_is_unavailable_meanwhile(
+    valkey_server: ValkeyServer,
+) -> None:
+    store = RedisStore(valkey_server.url)
+    run = running(store)
+    store._client.config_set("busy-reply-threshold", 1)
+    with (
+        redis.Redis(port=valkey_server.port) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        script = pool.submit(other.eval, "while true do end", 0)
+        wait_until(lambda: "BUSY" in _refusal(store.ping), "the script runs")
+        for ask in (lambda: store.renew("job", run.fence, LEASE), store.counts):
+            assert "takes no commands now" in _refusal(ask)
+        store._client.script_kill()
+        assert isinstance(script.exception(30), redis.ResponseError)
+    assert store.renew("job", run.fence, LEASE).owner
+    store.close()
+
+
+def _refusal(ask: Callable[[], object]) -> str:
+    """What is said of a store that is unavailable; nothing if it is there."""
+    try:
+        ask()
+    except StoreUnavailable as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("budget", [1, 2, 5])
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_pages_go_on_when_nothing_on_them_matches(
@@ -238,7 +295,7 @@ def test_a_newer_record_does_not_stop_the_rounds(
 def test_every_kind_of_url_is_understood(
     url: str, kind: type, port: int | None
 ) -> None:
-    pool = connect(url, 1.5).connection_pool
+    pool = connect(url, 1.5)().connection_pool
     options = pool.connection_kwargs
     assert pool.connection_class is kind
     assert (options.get("port"), options["db"]) == (port, 2)
@@ -247,7 +304,7 @@ def test_every_kind_of_url_is_understood(
 
 def test_a_sentinel_url_may_name_many() -> None:
     url = "sentinel://:pw@one:1;sentinel://two:2/3?master_name=jobs"
-    pool = connect(url, 1.5).connection_pool
+    pool = connect(url, 1.5)().connection_pool
     assert pool.service_name == "jobs"
     options = [
         sentinel.connection_pool.connection_kwargs
@@ -256,6 +313,45 @@ def test_a_sentinel_url_may_name_many() -> None:
     hosts = [(each["host"], each["port"]) for each in options]
     assert hosts == [("one", 1), ("two", 2)]
     assert pool.connection_kwargs["db"] == 3
+
+
+def test_a_cluster_that_is_away_is_unavailable_when_it_is_first_used() -> None:
+    with ValkeyServer() as server:
+        url = f"redis+cluster://:secret@127.0.0.1:{server.port}"
+    store = RedisStore(url, timeout=0.2)
+    for ask in (store.ping, store.counts, lambda: store.begin("a", "b", "c", LEASE)):
+        with pytest.raises(StoreUnavailable, match="cannot be reached") as caught:
+            ask()
+        assert "secret" not in str(caught.value)
+    store.close()
+
+
+def test_a_cluster_is_found_when_it_comes_late() -> None:
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with ValkeyServer(options=options) as server:
+        store = RedisStore(f"redis+cluster://127.0.0.1:{server.port}", timeout=0.5)
+        with pytest.raises(StoreUnavailable):
+            store.counts()  # it has no slots yet
+        with redis.Redis(port=server.port) as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: _reached(store), "the cluster is found")
+        enqueued(store)
+        store.close()
+
+
+def _reached(store: RedisStore) -> bool:
+    try:
+        return store.get("job") is None
+    except StoreUnavailable:
+        return False
+
+
+def test_threads_that_come_at_once_use_one_client(cluster: str) -> None:
+    store = RedisStore(cluster)
+    with ThreadPoolExecutor(4) as pool:
+        clients = list(pool.map(lambda _: store._client, range(8)))
+    assert len(set(map(id, clients))) == 1
+    store.close()
 
 
 def test_a_cluster_url_leads_to_a_cluster(cluster: str) -> None:
@@ -288,12 +384,32 @@ def test_a_closed_store_leaves_no_connection(
     [
         ("amqp://guest:guest@h", r"'amqp://guest:\*\*\*@h' is no store: use redis://"),
         ("", "is no store"),
+        ("valkey+cluster://h", "is no store"),
         ("sentinel://h:1/0", "which group it means: add"),
+        ("redis://h:abc", "'redis://h:abc' is no address.*port is malformed"),
+        ("redis://h:99999", "a number up to 65535"),
+        ("redis://[h", "host or port is malformed"),
+        ("redis://:secret/x@h", r"'redis://:\*\*\*@h'.*/ is written as %2F"),
+        ("redis://:1/secret@h", r"'redis://:\*\*\*@h'.*database"),
+        ("redis://:secret@h/abc", r":\*\*\*@h/abc'.*the database.*is no number"),
+        ("redis://h/1/2", "the database.*is no number"),
+        ("redis://h?foo=1&password=secret", "there is no option 'foo'"),
+        ("unix:///s?foo=1", "there is no option 'foo'"),
+        ("unix:/s", "must specify"),
+        ("redis://h?socket_timeout=abc", "Invalid value for 'socket_timeout'"),
+        ("rediss://h?ssl_cert_reqs=some", "some"),
+        ("sentinel://:secret@a:x?master_name=jobs", "host or port is malformed"),
+        ("sentinel://a:1;sentinel://b:x?master_name=jobs", "port is malformed"),
+        ("sentinel://a:1/zero?master_name=jobs", "the database.*is no number"),
+        ("redis+cluster://h:abc", r"'redis\+cluster://h:abc'.*malformed"),
+        ("redis+cluster://h:1?foo=1", "there is no option 'foo'"),
+        ("redis+cluster://h:1/2", "only the database 0"),
     ],
 )
 def test_a_url_of_no_store_is_refused(url: str, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        connect(url, 1)
+    with pytest.raises(SettingsError, match=message) as caught:
+        RedisStore(url)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +419,7 @@ def test_a_url_of_no_store_is_refused(url: str, message: str) -> None:
         ("redis://:pw@h:1/0", "redis://:***@h:1/0"),
         ("redis://ada:pw@h:1/0", "redis://ada:***@h:1/0"),
         ("redis://ada:p@ss:word@h:1/0", "redis://ada:***@h:1/0"),
+        ("unix:///s?password=pw&db=1", "unix:///s?password=***&db=1"),
     ],
 )
 def test_a_password_is_not_shown(url: str, safe: str) -> None:

@@ -90,6 +90,24 @@ def test_what_was_asked_for_is_done_instead(
     assert (last_event(store).name, last_event(store).detail) == (name, "ada: enough")
 
 
+@pytest.mark.parametrize(
+    ("kind", "state"), [("cancel", State.CANCELLED), ("pause", State.PAUSED)]
+)
+def test_told_again_what_was_asked_for_is_done_once(
+    store: Store, clock: Clock, kind: RequestKind, state: State
+) -> None:
+    run = running(store)
+    store.ask("job", kind, "ada", "enough")
+    store.retry("job", run.fence, failure(), 5)
+    before, history = kept(store), names(store)
+    clock.advance(1)
+
+    assert store.retry("job", run.fence, failure(), 5) is state
+    assert kept(store) == before
+    assert names(store) == history
+    assert store.retry("job", run.fence - 1, failure(), 5) is None
+
+
 def test_a_stale_owner_does_not_make_it_wait(store: Store) -> None:
     run = running(store)
     store.interrupt("job", run.fence, "drain")

@@ -248,6 +248,56 @@ def test_a_server_that_hides_its_settings_is_borne(
         assert "hides whether it snapshots" in finding.found
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("redis://127.0.0.1:{port}/99", "DB index is out of range"),
+        ("redis://ada:secret@127.0.0.1:{port}/0", "invalid username-password pair"),
+        ("redis://127.0.0.1:{port}/0?username=mute&password=secret", "no permissions"),
+    ],
+    ids=["no such database", "wrong password", "not allowed"],
+)
+def test_a_store_that_refuses_is_reported_and_does_not_stop_a_worker(
+    make_fleet: MakeFleet,
+    durable: ValkeyServer,
+    caplog: pytest.LogCaptureFixture,
+    address: str,
+    why: str,
+) -> None:
+    with redis.Redis(port=durable.port) as client:
+        client.execute_command("ACL", "SETUSER", "mute", "on", ">secret", "-@all")
+    fleet = make_fleet(store=address.format(port=durable.port))
+
+    fleet.kit.check()
+
+    (record,) = [each for each in caplog.records if each.name == "jobkit.kit"]
+    told = record.getMessage()
+    assert record.levelname == "ERROR"
+    assert not record.exc_info
+    assert why in told
+    assert "Jobs wait until it" in told
+    assert "secret" not in told
+    assert "\n" not in told
+    finding = examined(fleet)["store"]
+    assert finding.level == "error"
+    assert why in finding.found
+
+
+def test_a_wrong_store_url_is_reported(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet()
+    fleet.setup = replace(fleet.setup, store="redis://:secret@127.0.0.1:abc/0")
+
+    for command in ("doctor", "reconcile"):
+        done = jobs(fleet, command)
+
+        assert done.returncode == 1
+        assert "'redis://:***@127.0.0.1:abc/0' is no address" in (
+            done.stdout + done.stderr
+        )
+        assert "secret" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_cluster_tells_it_too() -> None:
     options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     with (

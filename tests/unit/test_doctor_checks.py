@@ -580,7 +580,12 @@ def test_workers_without_jobs_are_not_enough() -> None:
     assert finding.fix == "celery -A PROJECT worker"
 
 
-def test_an_app_without_jobs_and_workers_is_told(make_app: MakeApp) -> None:
+def test_an_app_without_jobs_and_workers_is_told(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tasks of other tests' apps are shared with every app of the process.
+    monkeypatch.setattr("celery._state._on_app_finalizers", set())
+
     findings = examine(JobKit(make_app(broker_url="memory://")))
 
     told = {finding.check: finding for finding in findings}

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from typing_extensions import override
 
+from jobkit import clock
 from jobkit import lease as lease_module
 from jobkit.drain import DrainFlag
 from jobkit.errors import Cancelled, Drained, LeaseLost, Paused
@@ -43,10 +45,12 @@ def lease(time: Time, store: Watched) -> Lease:  # noqa: ARG001 - it stands stil
 
 
 def ticks(lease: Lease, time: Time, seconds: float, *, draining: bool = False) -> None:
-    """Let the keeper look at a lease for some time."""
+    """Let a keeper look after a lease for some time."""
     for _ in range(round(seconds / TICK)):
         time.advance(TICK)
         lease.tick(draining=draining)
+        if lease.due:
+            lease.renew()
 
 
 # -- kept, and given up
@@ -93,6 +97,7 @@ def test_a_frozen_keeper_cannot_keep_a_lease_that_is_over(
 
     lease.tick(draining=False)
 
+    assert not lease.due
     assert store.renewed == 0
     assert lease.attention
     assert isinstance(lease.stop(), LeaseLost)
@@ -117,6 +122,19 @@ def test_an_answer_that_comes_late_takes_nothing_back(lease: Lease, time: Time) 
     time.advance(15.0)
 
     assert not lease.lost
+
+
+def test_a_lease_counts_from_when_its_begin_was_sent(
+    time: Time, store: Watched
+) -> None:
+    sent_at = time.now
+    time.advance(15.0)
+    lease = Lease(store, ID, 1, SECONDS, save_every=1.0, sent_at=sent_at)
+
+    assert lease.due
+    assert not lease.lost
+    time.advance(5.0)
+    assert lease.lost
 
 
 def test_what_is_lost_stays_lost(lease: Lease, time: Time) -> None:
@@ -239,7 +257,7 @@ def keeper() -> Iterator[Keeper]:
         keeper.release(lease)
 
 
-def test_one_thread_keeps_all_leases_of_a_process(keeper: Keeper) -> None:
+def test_two_threads_keep_all_leases_of_a_process(keeper: Keeper) -> None:
     store = Watched()
     leases = [begin(store, job_id=f"job {i}", seconds=0.9).lease for i in range(3)]
     for lease in leases:
@@ -248,10 +266,93 @@ def test_one_thread_keeps_all_leases_of_a_process(keeper: Keeper) -> None:
     wait_until(lambda: store.renewed >= 9, "each lease was renewed thrice")
 
     assert not any(lease.lost for lease in leases)
-    names = [thread.name for thread in threading.enumerate()]
-    assert names.count("jobkit-keeper") >= 1
-    assert keeper._thread
-    assert keeper._thread.daemon
+    names = [thread.name for thread in keeper._threads]
+    assert names == ["jobkit-keeper", "jobkit-renewer"]
+    assert all(thread.daemon and thread.is_alive() for thread in keeper._threads)
+
+
+@dataclass
+class Slow(Watched):
+    """A store that lets the renewals of one job wait until a test says so."""
+
+    slow: str = "slow"
+    asked: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    @override
+    def renew(self, job_id: str, fence: int, lease: float) -> Kept:
+        if job_id == self.slow:
+            self.asked.set()
+            assert self.go.wait(30)
+        return super().renew(job_id, fence, lease)
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    store = Slow()
+    yield store
+    store.go.set()
+
+
+def test_a_slow_renewal_does_not_keep_other_runs_from_stopping(
+    keeper: Keeper, slow: Slow
+) -> None:
+    keeper.keep(begin(slow, job_id="slow", seconds=0.3, interval=600.0).lease)
+    assert slow.asked.wait(30)
+    short = begin(slow, job_id="short", seconds=0.3, interval=600.0).lease
+    asked = begin(slow, job_id="asked", seconds=600.0, interval=600.0).lease
+    for lease in (short, asked):
+        keeper.keep(lease)
+    request = StopRequest("cancel", "ana", "too slow")
+    asked.confirm(clock.monotonic(), Kept(owner=True, request=request))
+
+    wait_until(lambda: short.attention, "its run is told of the lost lease")
+    wait_until(lambda: asked.attention, "its run is told of the cancel")
+
+    assert isinstance(short.stop(), LeaseLost)
+    assert isinstance(asked.stop(), Cancelled)
+    assert slow.renewed == 0
+
+
+def test_a_slow_renewal_does_not_delay_a_drain(slow: Slow) -> None:
+    flag = DrainFlag()
+    keeper = Keeper(flag.is_set)
+    leases = [
+        begin(slow, job_id="slow", seconds=0.3, interval=600.0).lease,
+        begin(slow, job_id="other", seconds=600.0, interval=600.0).lease,
+    ]
+    for lease in leases:
+        keeper.keep(lease)
+    assert slow.asked.wait(30)
+    assert not leases[1].attention
+
+    flag.set()
+
+    wait_until(lambda: leases[1].attention, "its run is told of the drain")
+    assert isinstance(leases[1].stop(), Drained)
+    for lease in leases:
+        keeper.release(lease)
+
+
+def test_the_others_are_renewed_after_a_slow_renewal(
+    keeper: Keeper, slow: Slow
+) -> None:
+    first = begin(slow, job_id="slow", seconds=0.3).lease
+    other = begin(slow, job_id="other", seconds=30.0).lease
+    gone = begin(slow, job_id="gone", seconds=30.0).lease
+    keeper.keep(first)
+    assert slow.asked.wait(30)
+    for lease in (other, gone):
+        lease._confirmed -= 11.0
+        lease._tried -= 11.0
+        keeper.keep(lease)
+    assert other.due
+    keeper.release(gone)
+
+    slow.go.set()
+
+    wait_until(lambda: not other.due, "it is renewed in its turn")
+    assert gone.due
 
 
 def test_a_released_lease_is_not_renewed_any_more(keeper: Keeper) -> None:
@@ -320,12 +421,13 @@ with keeper._lock:  # the worst moment for a fork
 if child == 0:
     lease = begin(store, job_id="child", seconds=0.6).lease
     keeper.keep(lease)
-    wait_until(lambda: store.renewed >= 3, "the child's keeper works")
+    wait_until(lambda: store.renewed >= 3, "the child's renewer works")
+    wait_until(lambda: lease.attention, "the child's keeper works")
     assert keeper._leases == {lease}
     keeper.release(lease)
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-assert keeper._thread.is_alive()
+assert all(thread.is_alive() for thread in keeper._threads)
 print("well")
 """
 

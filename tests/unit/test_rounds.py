@@ -179,6 +179,21 @@ def test_a_message_that_cannot_be_read_stops_no_other(
     assert "message of job 0 cannot be read" in caplog.text
 
 
+def test_a_word_that_comes_after_the_next_run_changes_nothing(
+    store: MemoryStore,
+) -> None:
+    def publish(_: Message) -> None:
+        run = begin(store)
+        store.interrupt("job", run.lease.fence, "drain")
+
+    due(store, "job")
+    slow = Dispatcher(store, publish, HINT, (ConnectionError,))
+    assert slow.round() == 1
+
+    assert store.next_due() == 0
+    assert [job.hints for job in store.claim_due(10, GRACE)] == [0]
+
+
 # -- the rescue
 
 

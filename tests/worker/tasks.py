@@ -36,6 +36,7 @@ def register(app: Celery, stages: Iterable[str]) -> None:
     task("stumble", stages=WALK_STAGES)(stumble)
     task("phases", stages=list(stages))(phases)
     task("add", base=JobTask)(add)
+    task("patient", base=JobTask)(patient)
     task("total")(total)
     task("member")(member)
     task("blame")(blame)
@@ -59,6 +60,15 @@ def journal(task: JobTask) -> Journal:
 def note(task: JobTask, item: object) -> None:
     """Write down that the running job did ``item``."""
     journal(task).write(task.job.id, task.job.fence, item)
+
+
+def patient(task: JobTask, items: int) -> None:
+    """A loop of its own, which looks whether it has to stop."""
+    for item in range(1, items + 1):
+        if task.job.should_stop():
+            return
+        note(task, item)
+        time.sleep(0.02)
 
 
 def numbers(items: int) -> Callable[[int | None], Iterable[int]]:

@@ -16,6 +16,8 @@ if tonumber(schema) > SCHEMA then
 end
 if state == 'RUNNING' then
   if held == token then
+    -- Its owner counts the lease from when it sent this last.
+    keep_lease(id, now(), ARGV[4])
     return { 'run', record(id) }
   end
   return { 'duplicate' }

@@ -14,7 +14,9 @@ local at = now()
 if kind ~= 'cancel' then
   redis.call('HINCRBY', key('job', id), 'interruptions', 1)
 end
-if kind == 'cancel' or kind == 'pause' then
+-- The pause that it stops for was taken back when its owner had just heard of it.
+local taken_back = kind == 'pause' and reason == '' and run.request == ''
+if (kind == 'cancel' or kind == 'pause') and not taken_back then
   -- Without a reason of its own it stops for the one that was asked; and a
   -- cancel that was asked for meanwhile is not lost to a pause.
   local asked = string.match(run.request, '^([^\n]*)\n')

@@ -87,11 +87,17 @@ local function move(id, from, to, at, due, ...)
   redis.call('ZADD', index('state:' .. to), int(at), id)
 end
 
+-- Notes that a job ended without a word to Celery, for which its chord waits.
+local function leave_untold(id, at)
+  redis.call('ZADD', index('untold'), int(at), id)
+end
+
 -- Removes a record and all that points to it.
 local function forget(id)
   local state, task, queue_name, owner = read(id, 'state', 'task', 'queue', 'owner')
   redis.call('DEL', key('job', id), key('events', id), key('ticks', id))
   redis.call('ZREM', index('expire'), id)
+  redis.call('ZREM', index('untold'), id)
   redis.call('ZREM', index('all'), id)
   if state then
     redis.call('ZREM', index('state:' .. state), id)
@@ -119,6 +125,7 @@ end
 
 local function unfinish(id)
   redis.call('ZREM', index('expire'), id)
+  redis.call('ZREM', index('untold'), id)
   redis.call('PERSIST', key('job', id))
   redis.call('PERSIST', key('events', id))
   redis.call('PERSIST', key('ticks', id))
@@ -133,6 +140,7 @@ local function honour(id, from, at, request)
   local kind, actor, reason = string.match(request, '^([^\n]*)\n([^\n]*)\n(.*)$')
   if kind == 'cancel' then
     finish(id, from, 'CANCELLED', at, 'reason', reason)
+    leave_untold(id, at)
     local progress = read(id, 'progress') or ''
     event(id, 'cancelled', at, 'CANCELLED', said('', actor, reason), progress)
     return 'CANCELLED'
@@ -186,6 +194,7 @@ local function lost_owner(id, at, from, error)
   write(id, 'crashes_without_progress', int(crashes))
   if crashes >= tonumber(limit or '3') then
     finish(id, from, 'DEAD', at, 'reason', 'poison', 'error', error)
+    leave_untold(id, at)
     event(id, 'dead', at, 'DEAD', 'poison', read(id, 'progress') or '')
     return 'DEAD'
   end

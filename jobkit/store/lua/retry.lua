@@ -9,10 +9,11 @@
 -- ARGV[7] delay
 -- ARGV[8] message
 -- Returns the state after it, or 'lost'.
+local AFTER = { RETRYING = true, CANCELLED = true, PAUSED = true }
 local id = ARGV[1]
 local run, state, held = owned(id, ARGV[2])
 if not run then
-  return state == 'RETRYING' and held == ARGV[2] and state or 'lost'
+  return AFTER[state] and held == ARGV[2] and state or 'lost'
 end
 local at = now()
 count_error(id, ARGV[3], ARGV[4], ARGV[5], ARGV[6])

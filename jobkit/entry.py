@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,17 @@ class Entry:
     """What becomes of the message of one ``apply_async``."""
 
     def __init__(
-        self, task: JobTask, job_id: str, owner: str, delay: float | None, producer: Any
+        self,
+        task: JobTask,
+        job_id: str,
+        owner: str,
+        delay: float | None,
+        producer: Any,
+        *,
+        once: bool,
     ) -> None:
         self.existing = False
+        self._once = once
         self._task = task
         self._id = job_id
         self._owner = owner
@@ -63,6 +72,8 @@ class Entry:
     def _enqueue(self, message: Message, publish: Publish) -> None:
         kit = self._task.kit
         job = self._task.new_job(self._id, message, self._owner, self._delay)
+        # As in Celery, an id may be used again; an idempotency key may not.
+        job = replace(job, again=not self._once)
         if not kit.store.enqueue(job, uuid.uuid4().hex, kit.settings.hint_seconds):
             self.existing = True
             logger.info("Job %s is there already: nothing is enqueued", self._id)

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
@@ -124,7 +125,7 @@ class Gate:
     def _try_to_begin(self, token: str, worker: str) -> Start:
         self._sent_at = clock.monotonic()
         start = self._store.begin(self._id, token, worker, self._lease)
-        # An eager run that was replaced has ended, and its id is free.
+        # An eager run that has ended is over for everybody, and its id is free.
         free = ("unknown", "finished") if self._local else ("unknown",)
         if start.outcome in free:
             self._adopt()
@@ -141,7 +142,7 @@ class Gate:
             message = Message(task.name, b"", "application/json", "utf-8")
         else:
             message = from_request(task.app, task, self._request)
-        job = task.new_job(self._id, message)
+        job = replace(task.new_job(self._id, message), again=self._local)
         hint = self._kit.settings.hint_seconds
         self._store.enqueue(job, uuid.uuid4().hex, hint)
 

@@ -149,6 +149,7 @@ class NewJob:
     ``stages`` are the declared names in order, ``crash_limit`` is the number of
     crashes without progress after which it is dead, ``delay`` (seconds) makes
     it SCHEDULED; without one it is QUEUED, and the caller publishes its message.
+    With ``again`` it may have the id of a job that has ended, which is forgotten.
     """
 
     id: str
@@ -161,6 +162,7 @@ class NewJob:
     stages: tuple[str, ...] = ()
     crash_limit: int = 3
     delay: float | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -186,7 +187,7 @@ class JobKit:
             },
         )
         try:
-            job = task.new_job(job_id, message)
+            job = replace(task.new_job(job_id, message), again=True)
             self.store.enqueue(job, uuid.uuid4().hex, self.settings.hint_seconds)
         except (CodecError, StoreUnavailable) as error:
             logger.warning("Job %s is recorded when it begins: %s", job_id, error)

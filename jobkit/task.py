@@ -136,7 +136,8 @@ class JobTask(BaseTask):
 
         With the broker out of reach the job is recorded all the same, and its
         message is published by a worker later. ``countdown`` and ``eta`` wait
-        in the store. ``idempotency_key`` makes the job's id: enqueued again
+        in the store. A ``task_id`` may be used again once its job has ended, as in
+        Celery. ``idempotency_key`` makes the job's id: enqueued again
         while its record lasts, the same job comes back (``.existing``).
         ``owner`` is a free text to find jobs by.
 
@@ -160,7 +161,8 @@ class JobTask(BaseTask):
         if connection is not None:
             producer = app.amqp.Producer(connection, auto_declare=False)
         with app.producer_or_acquire(producer) as real:
-            entry = Entry(self, task_id, owner, delay, real)
+            once = idempotency_key is not None
+            entry = Entry(self, task_id, owner, delay, real, once=once)
             catcher: Any = MessageCatcher(real, task_id, self.name, entry.decide)
             entering = ENTERING.set(task_id)
             try:

@@ -140,10 +140,11 @@ class Store(Protocol):
     def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
         """Record a job; False if the id is taken, and then nothing is changed.
 
-        An id whose job ended as ``REPLACED`` is free; its fence goes on. QUEUED,
-        or SCHEDULED when it has a delay. ``token`` names this call, so that its
-        repetition is answered like the first. ``hint`` is the time after which a
-        QUEUED job's message is taken for lost.
+        An id whose job ended as ``REPLACED`` is free, and with ``again`` that of any
+        job that has ended; its fence goes on. QUEUED, or SCHEDULED when it has a
+        delay. ``token`` names this call, so that its repetition is answered like
+        the first. ``hint`` is the time after which a QUEUED job's message is taken
+        for lost.
         """
 
     def published(

@@ -107,8 +107,10 @@ class MemoryStore:
         """Record a job."""
         with self._change() as at:
             known = self._jobs.get(job.id)
-            if known and not known.replaced:
-                return known.text("enqueue_token") == token
+            if known and known.text("enqueue_token") == token:
+                return True
+            if known and not (known.replaced or (job.again and known.state.finished)):
+                return False
             fence = known.number("fence") if known else 0
             record = self._jobs[job.id] = Record(self._ids, fence)
             record.enter(job, token, milliseconds(hint), at)

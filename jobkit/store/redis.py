@@ -158,6 +158,7 @@ class RedisStore:
             ),
             *(job.dead_letter_queue, job.owner, dumps(list(job.stages))),
             *(job.crash_limit, replies.ms(job.delay or 0), replies.ms(hint)),
+            int(job.again),
         )
         return bool(answer == "ok")
 

@@ -42,7 +42,7 @@ def _verb(name: str, arguments: str = "") -> Verb:
 ENQUEUE = _verb(
     "enqueue",
     "id token task message queue priority dead_letter_queue owner stages "
-    "crash_limit delay hint",
+    "crash_limit delay hint again",
 )
 PUBLISHED = _verb("published", "id hint ok hints fence")
 BEGIN = _verb("begin", "id token worker lease")

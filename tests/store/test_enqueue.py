@@ -1,5 +1,7 @@
 """How jobs enter a store."""
 
+from dataclasses import replace
+
 import pytest
 
 from jobkit.clock import from_milliseconds
@@ -119,3 +121,19 @@ def test_a_person_who_writes_the_same_reason_frees_no_id(store: Store) -> None:
     assert not store.enqueue(new_job(task="shop.other"), "other", HINT)
     store.ask("job", "cancel", "ada", REPLACED)
     assert not store.enqueue(new_job(task="shop.other"), "other", HINT)
+
+
+def test_the_id_of_a_job_that_has_ended_may_be_used_again(store: Store) -> None:
+    anew = replace(new_job(), again=True)
+    running(store)
+    assert not store.enqueue(anew, "other", HINT)
+    store.succeed("job", 1, snapshot(3))
+
+    assert not store.enqueue(new_job(), "other", HINT)
+    assert store.enqueue(anew, "again", HINT)
+
+    job = kept(store)
+    assert (job.state, job.fence, job.starts, job.position) == ("QUEUED", 1, 0, 0)
+    assert names(store) == ["queued"]
+    assert store.list(state=State.SUCCEEDED).items == ()
+    assert not store.succeed("job", 1, snapshot(9))

@@ -442,19 +442,6 @@ def test_an_error_of_a_replacement_comes_out(app: Celery) -> None:
     assert local(app).get(result.id).state is State.DEAD
 
 
-def test_the_same_id_runs_once(app: Celery) -> None:
-    body = Flaky()
-
-    @app.task(base=ProgressTask, name="sync", shared=False)
-    def sync() -> int:
-        return body()
-
-    first = sync.apply(task_id="order-17")
-    second = sync.apply(task_id="order-17")
-
-    assert (first.get(), second.state, body.calls) == (1, "IGNORED", 1)
-
-
 # -- tasks within tasks
 
 
@@ -758,3 +745,12 @@ def test_a_receiver_that_fails_fails_no_job(
 
     assert sync.apply().get() == 5
     assert "in the receiver" in caplog.text
+
+
+def test_an_id_may_be_used_again(app: Celery) -> None:
+    @app.task(base=ProgressTask, shared=False)
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    assert add.apply((1, 2), task_id="nightly").get() == 3
+    assert add.apply((3, 4), task_id="nightly").get() == 7

@@ -35,11 +35,18 @@ def is_gone(pid: int) -> bool:
     return "State:\tZ" in status
 
 
+def target(file: Path) -> str:
+    try:
+        return str(file.readlink())
+    except FileNotFoundError:  # closed meanwhile
+        return ""
+
+
 def listening_addresses(pid: int) -> set[str]:
     sockets = {
         found[1]
         for file in Path(f"/proc/{pid}/fd").iterdir()
-        if (found := re.match(r"socket:\[(\d+)\]", str(file.readlink())))
+        if (found := re.match(r"socket:\[(\d+)\]", target(file)))
     }
     tables = [Path(f"/proc/net/{table}").read_text() for table in ("tcp", "tcp6")]
     rows = [line.split() for table in tables for line in table.splitlines()]

@@ -12,14 +12,17 @@
 -- ARGV[10] crash_limit
 -- ARGV[11] delay
 -- ARGV[12] hint
+-- ARGV[13] again
 -- Returns 'ok' or 'existing'.
 local id, token, delay = ARGV[1], ARGV[2], tonumber(ARGV[11])
 local taken, first, reason, fence = read(id, 'state', 'enqueue_token', 'reason', 'fence')
--- A person may give any reason for a pause or a cancel, this one too.
-if taken and not (taken == 'SUCCEEDED' and reason == REPLACED) then
-  return first == token and 'ok' or 'existing'
-end
 if taken then
+  -- A person may give any reason for a pause or a cancel, this one too.
+  local replaced = taken == 'SUCCEEDED' and reason == REPLACED
+  local free = replaced or (ARGV[13] == '1' and FINISHED[taken])
+  if first == token or not free then
+    return first == token and 'ok' or 'existing'
+  end
   forget(id)
 end
 local at = now()

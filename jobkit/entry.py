@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from celery.utils.time import maybe_make_aware
 
-from jobkit import clock, execution, signals
+from jobkit import clock, execution, results, signals
 from jobkit.errors import StoreUnavailable
 from jobkit.execution import Execution, Resend
-from jobkit.job import Message
+from jobkit.job import Message, NewJob
 from jobkit.publishing import ETA, Publish, broker_errors
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 KEYS = uuid.UUID("6f0b4a1e-4f0c-5a63-9d3e-3d5b4a6c1c57")
 """The namespace in which an idempotency key becomes a job's id (UUID version 5)."""
 
+ENDING = 0.5
+"""Seconds by which a record may end after the result that its caller waited for."""
 
 ENTERING: ContextVar[str] = ContextVar("jobkit_entering", default="")
 """The id of the job whose message this context is about to publish."""
@@ -70,17 +73,27 @@ class Entry:
         return current.id == self._id and not at_its_end
 
     def _enqueue(self, message: Message, publish: Publish) -> None:
-        kit = self._task.kit
         job = self._task.new_job(self._id, message, self._owner, self._delay)
         # As in Celery, an id may be used again; an idempotency key may not.
-        job = replace(job, again=not self._once)
-        if not kit.store.enqueue(job, uuid.uuid4().hex, kit.settings.hint_seconds):
+        job = replace(job, again=not self._once and may_repeat())
+        if not self._recorded(job):
             self.existing = True
             logger.info("Job %s is there already: nothing is enqueued", self._id)
             return
         signals.job_queued.send(sender=job.task, job_id=job.id, delay=self._delay)
         if not self._delay:
             self._publish(publish)
+
+    def _recorded(self, job: NewJob) -> bool:
+        kit = self._task.kit
+        token, hint = uuid.uuid4().hex, kit.settings.hint_seconds
+        deadline = clock.monotonic() + ENDING
+        while not kit.store.enqueue(job, token, hint):
+            over = clock.monotonic() > deadline
+            if over or not (job.again and results.is_there(self._task, job.id)):
+                return False
+            time.sleep(ENDING / 20)
+        return True
 
     def _publish(self, publish: Publish) -> None:
         kit = self._task.kit
@@ -94,6 +107,20 @@ class Entry:
                 kit.store.published(self._id, kit.settings.hint_seconds, ok=False)
             except StoreUnavailable:
                 logger.warning("Job %s is published when its hint is due", self._id)
+
+
+def may_repeat() -> bool:
+    """Whether what is enqueued now may give a finished job's id a second life.
+
+    Not from a run that is not its job's first: the one before it may have
+    enqueued the same already, its links and children with ids of their own.
+    """
+    current = execution.current()
+    if current is None:
+        return True
+    job = current.run.job
+    before = (job.attempts, job.recoveries, job.interruptions, job.rate_limited)
+    return not any(before) and not current.run.lease.lost
 
 
 def with_eta(

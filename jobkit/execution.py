@@ -97,6 +97,15 @@ class Execution:
         self._end()
         return state is State.QUEUED
 
+    def cede(self) -> None:
+        """Free the id for the last of the tasks that are to replace this one.
+
+        They may be through before this run has ended.
+        """
+        run = self.run
+        if not run.insist(lambda: self.store.cede(self.id, run.lease.fence)):
+            self._lost()
+
     # -- how the body ended -----------------------------------------------------
 
     def ended_by(self, error: BaseException) -> None:
@@ -411,6 +420,17 @@ def of(request: Any) -> Execution | None:
     """The execution that belongs to a request."""
     execution: Execution | None = request.__dict__.get("jobkit_execution")
     return execution
+
+
+def leave(request: Any) -> None:
+    """Part a request from its execution, which is over.
+
+    They know each other, and a worker of many short jobs should not need the
+    garbage collector for each.
+    """
+    execution = request.__dict__.pop("jobkit_execution", None)
+    if execution is not None:
+        execution.run.listener = None
 
 
 def _failure(error: Exception, decision: Decision) -> Failure:

@@ -14,7 +14,7 @@ from celery.signals import before_task_publish
 from jobkit import results, routing
 from jobkit.client import Client
 from jobkit.drain import DrainFlag
-from jobkit.entry import ENTERING
+from jobkit.entry import ENTERING, may_repeat
 from jobkit.errors import CodecError, SettingsError, StoreError, StoreUnavailable
 from jobkit.lease import Keeper
 from jobkit.publishing import catch
@@ -187,7 +187,7 @@ class JobKit:
             },
         )
         try:
-            job = replace(task.new_job(job_id, message), again=True)
+            job = replace(task.new_job(job_id, message), again=may_repeat())
             self.store.enqueue(job, uuid.uuid4().hex, self.settings.hint_seconds)
         except (CodecError, StoreUnavailable) as error:
             logger.warning("Job %s is recorded when it begins: %s", job_id, error)

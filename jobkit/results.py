@@ -91,6 +91,15 @@ def mirror(task: Any, request: Any, state: str, info: Any = None) -> None:
         logger.warning("Result backend did not take %s: %r", state, error)
 
 
+def is_there(task: Any, job_id: str) -> bool:
+    """Whether the result backend has a result of an end."""
+    try:
+        return task.backend.get_state(job_id) in states.READY_STATES
+    except Exception as error:  # noqa: BLE001 - any backend, or none
+        logger.debug("Result backend does not tell of job %s: %r", job_id, error)
+        return False
+
+
 def announce_dead(app: Celery, job: Job, error: Exception) -> None:
     """Tell backend, chord and errbacks that a job died outside of any run."""
     if job.message is None:

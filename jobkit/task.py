@@ -268,6 +268,8 @@ class JobTask(BaseTask):
             current.replacing = True
             if self.request.is_eager:
                 current.ignored()
+            elif hasattr(sig, "tasks"):  # a chain, group or chord
+                current.cede()
         return super().replace(sig, *args, **kwargs)
 
     @property
@@ -357,3 +359,4 @@ def settle(
         current = execution.of(sender.request)
         if current is not None:
             current.settle(state, retval)
+            execution.leave(sender.request)

@@ -140,11 +140,11 @@ class Store(Protocol):
     def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
         """Record a job; False if the id is taken, and then nothing is changed.
 
-        An id whose job ended as ``REPLACED`` is free, and with ``again`` that of any
-        job that has ended; its fence goes on. QUEUED, or SCHEDULED when it has a
-        delay. ``token`` names this call, so that its repetition is answered like
-        the first. ``hint`` is the time after which a QUEUED job's message is taken
-        for lost.
+        An id that was ceded or whose job ended as ``REPLACED`` is free, and with
+        ``again`` that of any job that has ended; its fence goes on. QUEUED, or
+        SCHEDULED when it has a delay. ``token`` names this call, so that its
+        repetition is answered like the first. ``hint`` is the time after which a
+        QUEUED job's message is taken for lost.
         """
 
     def published(
@@ -224,6 +224,13 @@ class Store(Protocol):
         CANCELLED. For drain and requeue a cancel or pause that was asked for
         meanwhile is carried out instead. A pause without a reason is a drain if
         none is asked for (any more). None for a stale owner.
+        """
+
+    def cede(self, job_id: str, fence: int) -> bool:
+        """Let another job take the id of a run that replaces itself.
+
+        As long as the run lasts, its id may be enqueued; the run's own ending is
+        then that of a stale owner. False for a stale owner.
         """
 
     def replace(

@@ -245,6 +245,14 @@ class MemoryStore:
                 run.event("interrupted", at, reason or kind)
             return run.state
 
+    def cede(self, job_id: str, fence: int) -> bool:
+        """Free the id for a replacement."""
+        with self._change():
+            run = self._owned(job_id, fence)
+            if run is not None:
+                run.fields["ceded"] = "1"
+            return run is not None
+
     def replace(
         self, job_id: str, fence: int, new: NewJob, grace: float
     ) -> State | None:

@@ -79,7 +79,9 @@ class Record:
 
     @property
     def replaced(self) -> bool:
-        """Whether another task goes on with its id."""
+        """Whether another task goes on with its id, or is about to."""
+        if "ceded" in self.fields:
+            return True
         return self.state is State.SUCCEEDED and self.text("reason") == REPLACED
 
     @property
@@ -170,7 +172,7 @@ class Record:
     def move(self, to: State, at: int) -> None:
         """Enter a state; lease and due time belong to the one before."""
         self.write(at, state=to, entered_at=at)
-        self.drop("lease_until", "due_at")
+        self.drop("lease_until", "due_at", "ceded")
 
     def enter(self, new: NewJob, token: str, hint: int, at: int) -> None:
         """Become the record of a new job."""

@@ -245,6 +245,10 @@ class RedisStore:
         """Stop a run that did not fail; see ``Store.interrupt``."""
         return replies.state(self._job(scripts.INTERRUPT, job_id, fence, kind, reason))
 
+    def cede(self, job_id: str, fence: int) -> bool:
+        """Free the id for a replacement; see ``Store.cede``."""
+        return bool(self._job(scripts.CEDE, job_id, fence) == "ok")
+
     def replace(
         self, job_id: str, fence: int, new: NewJob, grace: float
     ) -> State | None:

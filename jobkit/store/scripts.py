@@ -48,6 +48,7 @@ PUBLISHED = _verb("published", "id hint ok hints fence")
 BEGIN = _verb("begin", "id token worker lease")
 RENEW = _verb("renew", "id fence lease")
 SAVE = _verb("save", "id fence seq position checkpoint progress lease")
+CEDE = _verb("cede", "id fence")
 SUCCEED = _verb("succeed", "id fence position checkpoint progress reason")
 RETRY = _verb("retry", "id fence attempt rate_limited budgets error delay message")
 BURY = _verb("bury", "id fence attempt rate_limited budgets error reason")
@@ -70,7 +71,7 @@ DISCARD = _verb("discard", "id actor reason")
 LIST = _verb("list", "index state task queue owner after_score after_id limit budget")
 
 VERBS = (
-    *(ENQUEUE, PUBLISHED, BEGIN, RENEW, SAVE, SUCCEED, RETRY, BURY, INTERRUPT),
+    *(ENQUEUE, PUBLISHED, BEGIN, RENEW, SAVE, CEDE, SUCCEED, RETRY, BURY, INTERRUPT),
     *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
     *(DISCARD, LIST, TOLD, UNTOLD),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -85,9 +86,44 @@ def replaced_by_chain(self: Any) -> None:
     raise self.replace(chain(add.s(1, 2), add.s(4)))
 
 
+@app.task(bind=True)
+def slow_to_leave(self: Any) -> None:
+    try:
+        raise self.replace(chain(add.s(1, 2), add.s(4)))
+    finally:
+        # The chain is through to its last task before this run has ended.
+        while (self.kit.store.get(self.request.id)).task != add.name:
+            time.sleep(0.05)
+
+
 @app.task(bind=True, name="take")
 def take(self: Any, items: set[int]) -> list[Any]:
     return [sorted(items), self.request.stamps]
+
+
+CALLS: list[int] = []
+
+
+@app.task
+def called() -> int:
+    CALLS.append(1)
+    return len(CALLS)
+
+
+@app.task(bind=True)
+def parent(self: Any) -> bool:
+    child: Any = called.apply_async(task_id="child-1")
+    if not self.request.retries:
+        raise self.retry(countdown=1)
+    return bool(child.existing)
+
+
+def frozen() -> Any:
+    signature = called.s()
+    signature.freeze()
+    got(signature)()
+    signature.apply_async()
+    return got(called.s())()
 
 
 def from_a_stranger() -> list[Any]:
@@ -115,10 +151,20 @@ SCENARIOS: dict[str, Callable[[], Any]] = {
     "around": got(wrapped.s(), task_id="job-1"),
     "replaced_later": got(replaced_later.s()),
     "replaced_by_chain": got(replaced_by_chain.s()),
+    "slow_to_leave": got(slow_to_leave.s()),
     "stranger": from_a_stranger,
+    "frozen": frozen,
+    "second_run": got(parent.s()),
 }
 
 
 if __name__ == "__main__":
-    with start_worker(app, perform_ping_check=False, shutdown_timeout=SECONDS):
+    pool = "threads" if sys.argv[2] == "slow_to_leave" else "solo"
+    with start_worker(
+        app,
+        pool=pool,
+        concurrency=2,
+        perform_ping_check=False,
+        shutdown_timeout=SECONDS,
+    ):
         print(json.dumps(SCENARIOS[sys.argv[2]]()))  # noqa: T201 - a script

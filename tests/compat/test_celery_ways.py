@@ -78,3 +78,17 @@ def test_a_strangers_message_is_kept_as_it_was_written(play: Play) -> None:
     assert told == [[1, 2], {"colour": "red"}]
     assert content_type == "application/x-python-serialize"
     assert stamps == {"colour": "red"}
+
+
+def test_a_frozen_signature_runs_as_often_as_it_is_applied(play: Play) -> None:
+    assert play("frozen") == 3
+
+
+def test_a_second_run_enqueues_no_finished_child_again(play: Play) -> None:
+    assert play("second_run") is True
+
+
+def test_a_replacement_may_be_through_before_the_run_that_asked_for_it(
+    play: Play,
+) -> None:
+    assert play("slow_to_leave") == 7

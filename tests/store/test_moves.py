@@ -125,6 +125,7 @@ VERBS: list[Callable[[Store, Clock, int], object]] = [
     lambda store, _, __: store.begin("job", "another", "w1/7", LEASE),
     lambda store, _, fence: store.renew("job", fence, LEASE),
     lambda store, _, fence: store.save("job", fence, 9, snapshot(9), LEASE),
+    lambda store, _, fence: store.cede("job", fence),
     lambda store, _, fence: store.succeed("job", fence, snapshot(9)),
     lambda store, _, fence: store.succeed("job", fence, snapshot(9), REPLACED),
     lambda store, _, fence: store.retry("job", fence, failure(), 60),

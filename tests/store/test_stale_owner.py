@@ -28,6 +28,7 @@ WRITES: dict[str, tuple[Write, object]] = {
         lambda store, fence: store.save("job", fence, 99, snapshot(99), LEASE),
         LOST,
     ),
+    "cede": (lambda store, fence: store.cede("job", fence), False),
     "succeed": (lambda store, fence: store.succeed("job", fence, snapshot(9)), False),
     "retry": (lambda store, fence: store.retry("job", fence, failure(), 5), None),
     "bury": (lambda store, fence: store.bury("job", fence, failure(), "dead"), False),

@@ -15,10 +15,11 @@
 -- ARGV[13] again
 -- Returns 'ok' or 'existing'.
 local id, token, delay = ARGV[1], ARGV[2], tonumber(ARGV[11])
-local taken, first, reason, fence = read(id, 'state', 'enqueue_token', 'reason', 'fence')
+local taken, first, reason, fence, ceded =
+  read(id, 'state', 'enqueue_token', 'reason', 'fence', 'ceded')
 if taken then
   -- A person may give any reason for a pause or a cancel, this one too.
-  local replaced = taken == 'SUCCEEDED' and reason == REPLACED
+  local replaced = ceded or (taken == 'SUCCEEDED' and reason == REPLACED)
   local free = replaced or (ARGV[13] == '1' and FINISHED[taken])
   if first == token or not free then
     return first == token and 'ok' or 'existing'

@@ -70,7 +70,7 @@ local function move(id, from, to, at, due, ...)
   local job = key('job', id)
   if from == 'RUNNING' then
     redis.call('ZREM', index('leases'), id)
-    redis.call('HDEL', job, 'lease_until', 'request')
+    redis.call('HDEL', job, 'lease_until', 'request', 'ceded')
   elseif due then
     redis.call('HDEL', job, 'request')
   else
@@ -98,6 +98,7 @@ local function forget(id)
   redis.call('DEL', key('job', id), key('events', id), key('ticks', id))
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
+  redis.call('ZREM', index('leases'), id)
   redis.call('ZREM', index('all'), id)
   if state then
     redis.call('ZREM', index('state:' .. state), id)

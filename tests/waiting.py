@@ -15,23 +15,28 @@ PORTS = range(20_000, 32_768)
 
 
 def wait_until(
-    predicate: Callable[[], T], description: str, timeout: float = 30.0
+    predicate: Callable[[], T],
+    description: str,
+    timeout: float = 30.0,
+    pause: float | None = None,
 ) -> T:
     """Call ``predicate`` until it is true, and return what it said.
+
+    ``pause`` (seconds) is the time between two calls; without it, it grows.
 
     Raises:
         AssertionError: It was not within ``timeout`` seconds; the message has
             the description and the last value.
     """
     end = time.monotonic() + timeout
-    pause = FIRST_PAUSE
+    wait = pause or FIRST_PAUSE
     while not (value := predicate()):
         if time.monotonic() >= end:
             raise AssertionError(
                 f"Waited {timeout:g} s in vain until {description}; last: {value!r}",
             )
-        time.sleep(pause)
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+        time.sleep(wait)
+        wait = pause or min(wait * 1.5, LONGEST_PAUSE)
     return value
 
 

@@ -36,12 +36,11 @@ if state ~= 'QUEUED' then
 end
 local at = now()
 local till = int(at + tonumber(ARGV[4]))
-redis.call('HDEL', key('job', id), 'reason')
 move(
   id, 'QUEUED', 'RUNNING', at, nil, 'token', token, 'worker', ARGV[3],
   'fence', int(tonumber(fence) + 1), 'starts', int(tonumber(starts or '0') + 1),
   'save_seq', 0, 'hints', 0, 'position_at_begin', position or '0',
-  'started_at', started or int(at), 'lease_until', till
+  'started_at', started or int(at), 'lease_until', till, 'reason', ''
 )
 redis.call('ZADD', index('leases'), till, id)
 event(id, 'started', at, 'RUNNING', ARGV[3])

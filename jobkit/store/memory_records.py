@@ -306,6 +306,14 @@ class Record:
         self.event("replaced", at, new.task)
         self.stop_if_asked(at)
 
+    @property
+    def place(self) -> str:
+        """How far it was, for the error of a poisoned job."""
+        seen = Progress.decode(self.text("progress"))
+        if seen.stage is None:
+            return "Nothing was saved."
+        return f"Last checkpoint: item {seen.current} of stage {seen.stage}."
+
     def lose_owner(self, at: int, error: ErrorInfo) -> None:
         """Be due again after a crash, or dead as poison; an older error stays."""
         progressed = self.number("position") > self.number("position_at_begin")
@@ -317,6 +325,7 @@ class Record:
         if not self.text("error"):
             self.write(at, error=error.encode())
         if self.number("crashes_without_progress") >= self.number("crash_limit"):
+            error = replace(error, message=f"{error.message} {self.place}")
             self.write(at, error=error.encode())
             self.bury(at, "poison")
             self.write(at, untold_since=at)

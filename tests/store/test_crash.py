@@ -1,11 +1,13 @@
 """What becomes of a job whose worker died."""
 
+from dataclasses import replace
+
 import pytest
 
 from jobkit.clock import from_milliseconds
-from jobkit.job import RequestKind
+from jobkit.job import Progress, RequestKind
 from jobkit.states import State
-from jobkit.store.base import Released, Store
+from jobkit.store.base import Released, Snapshot, Store
 from tests.store.clocks import Clock
 from tests.store.lives import (
     CRASHED,
@@ -68,10 +70,27 @@ def test_three_crashes_without_progress_are_poison(store: Store, clock: Clock) -
     released = store.crash("job", "w1/7", CRASHED)
     assert released == Released("job", "shop.sync", State.DEAD)
     job = kept(store)
-    assert (job.reason, job.error, job.recoveries) == ("poison", CRASHED, 3)
+    assert (job.reason, job.recoveries) == ("poison", 3)
+    assert job.error == replace(
+        CRASHED, message="killed by signal 9 Nothing was saved."
+    )
     assert job.finished_at == from_milliseconds(clock.now)
     assert (job.due_at, job.lease_until) == (None, None)
     assert (last_event(store).name, last_event(store).detail) == ("dead", "poison")
+
+
+def test_the_error_of_poison_says_how_far_it_was(store: Store) -> None:
+    run = running(store, crash_limit=1)
+    seen = Progress(current=776, ok=776, stage="import", stage_index=1, stage_count=2)
+    store.save("job", run.fence, 1, Snapshot(776, "{}", seen), LEASE)
+    store.crash("job", "w1/7", CRASHED)
+    started(store, token="second")
+    store.crash("job", "w1/7", CRASHED)
+    error = kept(store).error
+    assert error
+    assert error.message == (
+        "killed by signal 9 Last checkpoint: item 776 of stage import."
+    )
 
 
 def test_the_history_of_poison_ends_with_its_progress(store: Store) -> None:

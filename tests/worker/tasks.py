@@ -104,6 +104,11 @@ def _crash() -> NoReturn:
     os._exit(1)
 
 
+def _kill() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("a killed process goes on")
+
+
 def _permanent() -> NoReturn:
     raise Permanent("no such order")
 
@@ -126,6 +131,7 @@ def _memory() -> NoReturn:
 
 TROUBLES: dict[str, Callable[[], NoReturn]] = {
     "crash": _crash,
+    "kill": _kill,
     "permanent": _permanent,
     "connection": _connection,
     "limited": _limited,

@@ -19,6 +19,8 @@ def test_a_job_that_always_kills_its_process_is_dead_after_three(fleet: Fleet) -
     assert blamed.item == f"blame-{job.id}"
     assert job.error
     assert job.error.verdict == "infrastructure"
+    assert "exitcode 1" in job.error.message
+    assert "Nothing was saved." in job.error.message
     assert fleet.ends(job.id) == [State.DEAD]
 
 
@@ -34,3 +36,20 @@ def test_a_crash_with_progress_is_not_counted_as_poison(
     assert (job.state, job.recoveries, job.attempts) == (State.SUCCEEDED, 3, 0)
     assert set(fleet.journal.items(result.id)) == set(range(1, 41))
     assert len(fleet.journal.items(result.id)) <= 40 + 3 * 5
+
+
+def test_the_item_that_kills_its_process_can_be_told_from_the_error(
+    make_fleet: FleetFactory,
+) -> None:
+    fleet = make_fleet(jobkit_checkpoint_every=1)
+    fleet.start("a", concurrency=2)
+
+    result = fleet.send("stumble", 100, [77], "kill", 9)
+    job = fleet.wait_for(result.id)
+
+    assert (job.state, job.reason, job.attempts) == (State.DEAD, "poison", 0)
+    assert job.progress.current == 76
+    assert job.error
+    assert "signal 9 (SIGKILL)" in job.error.message
+    assert "Last checkpoint: item 76 of stage import." in job.error.message
+    assert fleet.journal.items(result.id).count(77) == job.recoveries == job.starts

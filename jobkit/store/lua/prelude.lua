@@ -181,6 +181,22 @@ local function count_error(id, attempt, rate_limited, budgets, error)
   write(id, 'budgets', budgets, 'error', error)
 end
 
+-- The error of a poisoned job says how far it was.
+local function with_place(id, error)
+  local seen = read(id, 'progress')
+  local info, place = cjson.decode(error), 'Nothing was saved.'
+  if seen and seen ~= '' then
+    local progress = cjson.decode(seen)
+    if type(progress.stage) == 'string' then
+      place = 'Last checkpoint: item ' .. int(progress.current) .. ' of stage ' .. progress.stage .. '.'
+    end
+  end
+  if type(info.message) == 'string' then
+    info.message = info.message .. ' ' .. place
+  end
+  return cjson.encode(info)
+end
+
 -- What becomes of a job whose owner died: it is due again, or dead as poison.
 local function lost_owner(id, at, from, error)
   local position, began_at, crashes, limit, request, known = read(
@@ -194,7 +210,7 @@ local function lost_owner(id, at, from, error)
   redis.call('HINCRBY', key('job', id), 'recoveries', 1)
   write(id, 'crashes_without_progress', int(crashes))
   if crashes >= tonumber(limit or '3') then
-    finish(id, from, 'DEAD', at, 'reason', 'poison', 'error', error)
+    finish(id, from, 'DEAD', at, 'reason', 'poison', 'error', with_place(id, error))
     leave_untold(id, at)
     event(id, 'dead', at, 'DEAD', 'poison', read(id, 'progress') or '')
     return 'DEAD'

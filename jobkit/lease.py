@@ -107,6 +107,12 @@ class Lease:
         tried = clock.monotonic() - self._tried
         return not self.lost and self._age() >= third and tried >= again
 
+    def look(self, every: float) -> None:
+        """Ask the store what it wants, unless it has said or was asked just now."""
+        asked = max(self._confirmed, self._tried)
+        if self.stop() is None and clock.monotonic() - asked >= every:
+            self.renew()
+
     def renew(self) -> None:
         """Ask the store for more time; it may take as long as the store's limit."""
         now = self._tried = clock.monotonic()

@@ -29,6 +29,10 @@ PATIENCE = 0.25
 """Seconds between two tries of a write that the run cannot do without."""
 
 
+LOOK_EVERY = 1.0
+"""Seconds between two questions to the store of a loop that saves nothing."""
+
+
 class Run:
     """What a task knows of its own run.
 
@@ -315,9 +319,12 @@ class CurrentJob:
         """Whether the run is to stop now; for loops that jobkit does not see.
 
         A body that was told so and returns has stopped, not ended: the job goes
-        on elsewhere, or is paused or cancelled, as it was asked to.
+        on elsewhere, or is paused or cancelled, as it was asked to. The store is
+        asked at most once a second.
         """
-        reason = self._run.lease.stop()
+        lease = self._run.lease
+        lease.look(LOOK_EVERY)
+        reason = lease.stop()
         if reason is not None:
             self._run.stopped = reason
         return reason is not None

@@ -1054,6 +1054,25 @@ def test_should_stop_tells_a_loop_that_jobkit_does_not_see(store: Watched) -> No
     assert CurrentJob(run).should_stop()
 
 
+def test_should_stop_asks_the_store_at_most_once_a_second(
+    store: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = stop_the_clock(monkeypatch)
+    job = CurrentJob(begin(store))
+    store.ask(ID, "cancel", "ann", "wrong shop")
+
+    time.advance(0.9)
+    assert not job.should_stop()
+    store.down = True
+    time.advance(0.1)
+    assert [job.should_stop() for _ in range(3)] == [False] * 3
+    store.down = False
+    time.advance(1)
+
+    assert job.should_stop()
+    assert store.renewed == 2
+
+
 def test_the_same_run_works_on_a_real_server(valkey: ValkeyServer) -> None:
     store = RedisStore(valkey.url)
     job_id = str(uuid.uuid4())

@@ -6,7 +6,7 @@ import pytest
 
 from jobkit import NotAllowed, State
 from tests.waiting import wait_until
-from tests.worker.fleet import Fleet
+from tests.worker.fleet import Fleet, FleetFactory
 from tests.worker.promises import ANSWER, SLACK, backend_writes_here
 
 pytestmark = backend_writes_here
@@ -36,6 +36,22 @@ def test_a_running_job_is_cancelled(standing_fleet: Fleet) -> None:
     assert fleet.ends(job_id) == [State.CANCELLED]
     (told,) = (e for e in fleet.jobs.history(job_id) if e.name == "cancelled")
     assert told.detail == "ann: wrong shop"
+
+
+def test_a_loop_that_saves_nothing_hears_of_a_cancel_in_time(
+    make_fleet: FleetFactory,
+) -> None:
+    fleet = make_fleet(jobkit_lease_seconds=60)
+    fleet.start("a")
+    result = fleet.send("patient", 1_000)
+    fleet.journal.wait_for(result.id)
+
+    asked_at = time.monotonic()
+    assert fleet.jobs.cancel(result.id, actor="ann")
+    job = fleet.wait_for(result.id)
+
+    assert time.monotonic() - asked_at <= ANSWER + SLACK
+    assert (job.state, job.attempts) == (State.CANCELLED, 0)
 
 
 def test_a_cancel_after_the_end_changes_nothing(standing_fleet: Fleet) -> None:

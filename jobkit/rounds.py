@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import WorkerLostError
@@ -33,11 +34,13 @@ class Rounds:
     """Rescues what lost its owner, publishes what is due, removes what expired.
 
     It has a store and a broker connection of its own; ``dispatch`` and
-    ``disconnect`` belong into one thread, all else is safe in any.
+    ``disconnect`` belong into one thread, all else is safe in any. ``done``
+    counts what was done.
     """
 
     def __init__(self, kit: JobKit) -> None:
         self.store = kit.open_store()
+        self.done: Counter[str] = Counter()
         self._kit = kit
         self._publisher = Publisher(kit.app)
         hint = kit.settings.hint_seconds
@@ -48,7 +51,7 @@ class Rounds:
 
     def rescue(self) -> int:
         """Rescue all jobs whose lease has ended; how many it were."""
-        return self._rescue.round()
+        return self._count("rescued", self._rescue.round())
 
     def tell(self) -> int:
         """Tell Celery of ends that nobody has told it of; how many it were.
@@ -59,15 +62,19 @@ class Rounds:
         untold = self.store.untold(UNTOLD_FOR)
         for released in untold:
             self.released(released)
-        return len(untold)
+        return self._count("told", len(untold))
 
     def dispatch(self) -> int:
         """Publish all that is due; how many messages it were."""
-        return self._dispatcher.round()
+        return self._count("published", self._dispatcher.round())
 
     def prune(self) -> int:
         """Remove finished records whose retention has passed; how many it were."""
-        return self.store.prune()
+        return self._count("pruned", self.store.prune())
+
+    def _count(self, what: str, number: int) -> int:
+        self.done[what] += number
+        return number
 
     def publish(self, message: Message) -> None:
         """Publish one message as it was kept."""

@@ -53,6 +53,7 @@ class JobStep(bootsteps.StartStopStep):
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._timer: Any = None
+        self._rounds: Rounds | None = None
 
     def create(self, parent: Any) -> Any:
         """Check the settings before anything starts, and hear of the shutdown."""
@@ -66,7 +67,7 @@ class JobStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start the rounds."""
         settings = self.kit.settings
-        rounds = Rounds(self.kit)
+        self._rounds = rounds = Rounds(self.kit)
         store, every = rounds.store, settings.dispatch_interval
         self._go("jobkit-dispatcher", every, rounds.dispatch, rounds.disconnect)
         acks = Acknowledger(store, settings.ack_after, JobRequest)
@@ -88,12 +89,17 @@ class JobStep(bootsteps.StartStopStep):
     terminate = stop
 
     def info(self, obj: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What ``celery inspect stats`` tells of it, for ``celery jobs doctor``."""
+        """What ``celery inspect stats`` tells of it, and ``celery jobs doctor``.
+
+        ``done`` counts the jobs that this worker has rescued, published, told
+        Celery the end of, and pruned.
+        """
         return {
             "jobkit": {
                 "prefetch_multiplier": obj.prefetch_multiplier,
                 "systemd": "INVOCATION_ID" in os.environ,
                 "remap_sigterm": os.environ.get("REMAP_SIGTERM", ""),
+                "done": dict(self._rounds.done) if self._rounds else {},
             }
         }
 

@@ -1,5 +1,7 @@
 """Messages vanish in the broker, or come back too early; the record decides."""
 
+from typing import Any
+
 import pytest
 
 from jobkit import State
@@ -26,6 +28,8 @@ def test_a_job_whose_message_vanished_is_published_again(
     assert result.get(timeout=20) == 3
     assert fleet.wait_for(result.id).starts == 1
     assert len(fleet.journal.entries(result.id)) == 1
+    told: Any = fleet.app.control.inspect().stats()
+    assert told["a@test"]["jobkit"]["done"]["published"] >= 1
 
 
 def test_a_job_whose_producer_died_before_its_message_runs(

@@ -8,11 +8,13 @@ from jobkit.states import State
 from jobkit.store.base import Released, Store
 from tests.store.clocks import Clock
 from tests.store.lives import (
+    HINT,
     LEASE,
     enqueued,
     failure,
     kept,
     names,
+    new_job,
     running,
     snapshot,
     started,
@@ -107,6 +109,18 @@ def test_all_are_rescued_a_few_at_a_time(store: Store, clock: Clock) -> None:
         assert not found & ids
         found |= ids
     assert found == {f"job {number}" for number in range(9)}
+
+
+def test_one_expired_lease_is_found_behind_thousands_of_healthy_ones(
+    store: Store, clock: Clock
+) -> None:
+    running(store, "expired")
+    clock.advance(LEASE - 1)
+    for number in range(5_000):
+        assert store.enqueue(new_job(f"a healthy {number}"), "enqueue", HINT)
+        assert store.begin(f"a healthy {number}", "first", "w1/7", LEASE).job
+    clock.advance(1)
+    assert [job.id for job in store.rescue(limit=100)] == ["expired"]
 
 
 def test_a_job_that_stopped_has_no_lease(store: Store, clock: Clock) -> None:

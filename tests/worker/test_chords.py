@@ -38,3 +38,24 @@ def test_a_chord_with_a_dead_member_fails_and_tells(fleet: Fleet) -> None:
 
     assert fleet.shown(result.id) == "FAILURE"
     assert not [e for e in fleet.journal.entries() if e.item.startswith("total")]
+
+
+def test_a_chord_with_a_cancelled_member_fails_as_one_with_a_revoked_task(
+    fleet: Fleet,
+) -> None:
+    fleet.start("a", concurrency=2)
+    add, walk = fleet.task("add"), fleet.task("walk")
+    body = fleet.task("total").s().on_error(fleet.task("blame").s())
+
+    result = chord([add.s(1, 2), walk.s(1000), add.s(3, 4)])(body)
+    (running,) = fleet.jobs.list(task="t.walk").items
+    fleet.journal.wait_for(running.id, count=10)
+    assert fleet.jobs.cancel(running.id, reason="wrong shop")
+    wait_until(
+        lambda: any(e.item.startswith("blame") for e in fleet.journal.entries()),
+        "the errback ran",
+    )
+
+    assert fleet.shown(running.id) == "REVOKED"
+    assert fleet.shown(result.id) == "FAILURE"
+    assert not [e for e in fleet.journal.entries() if e.item.startswith("total")]

@@ -1,10 +1,13 @@
 """Jobs in pools other than prefork."""
 
+import time
+
 import pytest
 
 from jobkit import State
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet
+from tests.worker.promises import ANSWER, SLACK
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
@@ -53,3 +56,17 @@ def test_two_jobs_in_threads_have_leases_of_their_own(fleet: Fleet) -> None:
     assert (job.state, job.starts, job.recoveries) == (State.SUCCEEDED, 1, 0)
     assert fleet.journal.items(kept.id) == list(range(1, 401))
     wait_until(lambda: fleet.jobs.get(kept.id).lease_until is None, "nobody keeps it")
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_job_is_cancelled_within_two_seconds(fleet: Fleet, pool: str) -> None:
+    fleet.worker("a", "-P", pool).start()
+    result = fleet.send("walk", 1_000)
+    fleet.journal.wait_for(result.id, count=10)
+
+    asked_at = time.monotonic()
+    assert fleet.jobs.cancel(result.id, reason="wrong shop", actor="ann")
+    job = fleet.wait_for(result.id)
+
+    assert fleet.journal.entries(result.id)[-1].at - asked_at <= ANSWER + SLACK
+    assert (job.state, job.reason) == (State.CANCELLED, "wrong shop")

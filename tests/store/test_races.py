@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from jobkit.states import State
 from jobkit.store.base import Store
 from tests.store.clocks import Clock
@@ -64,9 +66,14 @@ def test_a_cancel_and_an_interruption_make_one_terminal_state(store: Store) -> N
             assert names(store, job_id).count("cancelled") == 1
 
 
-def test_a_rescue_and_an_end_leave_one_owner(store: Store, clock: Clock) -> None:
+@pytest.mark.parametrize(
+    "races", [RACES // 4, pytest.param(10 * RACES, marks=pytest.mark.long)]
+)
+def test_a_rescue_and_an_end_leave_one_owner(
+    store: Store, clock: Clock, races: int
+) -> None:
     with ThreadPoolExecutor(2) as pool:
-        for number in range(RACES // 4):
+        for number in range(races):
             job_id = f"job {number}"
             run = running(store, job_id)
             clock.advance(LEASE)

@@ -38,6 +38,25 @@ def test_a_paused_job_is_due_at_once(store: Store, clock: Clock) -> None:
     assert started(store, token="second").position == 4
 
 
+def test_a_pause_lasts_until_somebody_ends_it(store: Store, clock: Clock) -> None:
+    run = running(store)
+    store.save("job", run.fence, 1, snapshot(20_000), LEASE)
+    store.ask("job", "pause", "ann", "night")
+    store.interrupt("job", run.fence, "pause")
+    before = kept(store)
+
+    for _ in range(24):
+        clock.advance(3_600)
+        assert (store.rescue(), store.claim_due(10, 60)) == ([], [])
+        assert (store.prune(), store.next_due()) == (0, None)
+    assert store.begin("job", "copy", "w2", LEASE).outcome == "paused"
+    assert kept(store) == before
+
+    store.resume("job", "ann")
+    assert [due.id for due in store.claim_due(10, 60)] == ["job"]
+    assert started(store, token="second").checkpoint == before.checkpoint
+
+
 def test_a_pause_that_was_asked_for_is_taken_back(store: Store, clock: Clock) -> None:
     run = running(store)
     store.ask("job", "pause", "ada", "lunch")

@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 class Acknowledger:
     """Acknowledges jobs that have run for ``after`` seconds and hold their lease.
 
-    ``kind`` is the class of the requests that are jobs. ``look`` asks the store and belongs into a thread; ``acknowledge`` talks to
-    the broker and belongs into the worker's own loop.
+    ``kind`` is the class of the requests that are jobs. ``look`` asks the store and
+    belongs into a thread; ``acknowledge`` talks to the broker and belongs into the
+    worker's own loop.
     """
 
     def __init__(self, store: Store, after: float, kind: type[Any]) -> None:

@@ -58,6 +58,8 @@ def test_a_lost_hint_is_published_again(store: Store, clock: Clock) -> None:
     clock.advance(300)
 
     assert [due.hints for due in store.claim_due(10, 20)] == [1]
+    clock.advance(19.999)
+    assert store.claim_due(10, 20) == []
     store.published("job", 300)
     clock.advance(600)
     assert [due.hints for due in store.claim_due(10, 20)] == [2]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from jobkit.states import State
-from jobkit.store.base import LEASE_EXPIRED, Released, Store
+from jobkit.store.base import Released, Store
 from tests.store.clocks import Clock
 from tests.store.conftest import RedisFactory
 from tests.store.lives import (
@@ -192,7 +192,7 @@ def test_a_note_without_its_end_is_dropped(
 ) -> None:
     store = make_redis_store()
     poisoned_by_the_rescue(store, clock)
-    assert kept(store).error == LEASE_EXPIRED
+    assert kept(store).reason == "poison"
     if gone == "record":
         store._client.delete(store.keys.job("job"))
     else:

@@ -63,6 +63,23 @@ def test_a_chord_hears_of_a_member_that_was_cancelled_from_outside(
     wait_until(lambda: fleet.shown(body.id) == "FAILURE", "the chord knows", 40)
 
 
+def test_a_chord_hears_of_a_cancelled_member_whose_message_is_gone(
+    make_fleet: FleetFactory,
+) -> None:
+    fleet = make_fleet(jobkit_hint_seconds=1)
+    body: Any = chord([fleet.task("add").s(1, 1), fleet.task("walk").s(5)])(
+        fleet.task("total").s()
+    )
+    fleet.store.ask(body.parent.results[1].id, "cancel", "ada", "no message, no gate")
+    with fleet.app.connection_for_write() as connection:
+        queue = fleet.app.amqp.queues[fleet.setup.name]
+        assert queue(connection.default_channel).purge() == 2
+
+    fleet.start("a")
+
+    wait_until(lambda: fleet.shown(body.id) == "FAILURE", "the chord knows", 40)
+
+
 def test_a_result_that_was_not_stored_is_stored_later(
     make_fleet: FleetFactory, valkey_server: ValkeyServer
 ) -> None:

@@ -339,11 +339,15 @@ def walked(store: Store, limit: int, wanted: dict[str, Any]) -> Sequence[Job]:
 
 
 def said(fields: dict[str, str]) -> dict[str, str]:
-    """A record's fields; one that is empty or zero says no more than none."""
+    """A record's fields; one that is empty or zero says no more than none.
+
+    The error is compared as a value: its parts may be in any order.
+    """
+    untold = ("entered_at", "untold_since", "error")
     return {
         name: value
         for name, value in fields.items()
-        if value not in ("", "0") and name not in ("entered_at", "untold_since")
+        if value not in ("", "0") and name not in untold
     }
 
 

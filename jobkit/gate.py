@@ -10,6 +10,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
@@ -124,7 +125,9 @@ class Gate:
 
     def _try_to_begin(self, token: str, worker: str) -> Start:
         self._sent_at = clock.monotonic()
-        start = self._store.begin(self._id, token, worker, self._lease)
+        begin = partial(self._store.begin, self._id, token, worker, self._lease)
+        task = "" if self._local else self._task.name
+        start = begin(task=task)
         # An eager run that has ended is over for everybody, and its id is free.
         free = ("unknown", "finished") if self._local else ("unknown",)
         if start.outcome in free:
@@ -133,7 +136,7 @@ class Gate:
             self._store.claim_due(sys.maxsize, self._lease)
         else:
             return start
-        return self._store.begin(self._id, token, worker, self._lease)
+        return begin(task=task)
 
     def _adopt(self) -> None:
         """Record a job whose message was published without jobkit's knowing."""

@@ -30,7 +30,14 @@ from jobkit.job import (
 from jobkit.states import State
 
 Begun = Literal[
-    "run", "unknown", "duplicate", "finished", "cancelled", "paused", "not_due"
+    "run",
+    "unknown",
+    "duplicate",
+    "finished",
+    "cancelled",
+    "paused",
+    "not_due",
+    "another_task",
 ]
 InterruptKind = Literal["drain", "pause", "cancel", "requeue"]
 
@@ -167,11 +174,14 @@ class Store(Protocol):
 
     # -- running ------------------------------------------------------------
 
-    def begin(self, job_id: str, token: str, worker: str, lease: float) -> Start:
+    def begin(
+        self, job_id: str, token: str, worker: str, lease: float, task: str = ""
+    ) -> Start:
         """Start a run of a QUEUED job: RUNNING with the next fence, or why not.
 
         The same ``token`` gets the same run again while it lasts, with its
-        lease renewed.
+        lease renewed. ``task`` is whose message it is: a late copy of one that
+        was replaced does not start the task that goes on with its id.
         """
 
     def renew(self, job_id: str, fence: int, lease: float) -> Kept:

@@ -139,7 +139,9 @@ class MemoryStore:
             wait = milliseconds(hint) * 2 ** (record.number("hints") - 1)
             record.write(at, due_at=at + min(wait, HINT_CAP), published_at=at)
 
-    def begin(self, job_id: str, token: str, worker: str, lease: float) -> Start:
+    def begin(
+        self, job_id: str, token: str, worker: str, lease: float, task: str = ""
+    ) -> Start:
         """Start a run of a QUEUED job."""
         with self._change() as at:
             record = self._jobs.get(job_id)
@@ -147,6 +149,8 @@ class MemoryStore:
                 return Start("unknown")
             check_schema(record.fields)
             if record.state is State.QUEUED:
+                if task not in ("", record.text("task")):
+                    return Start("another_task")
                 record.begin(token, worker, milliseconds(lease), at)
             elif record.state is not State.RUNNING or record.text("token") != token:
                 return Start(REFUSALS[record.state])

@@ -145,17 +145,9 @@ class RedisStore:
 
     def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
         """Record a job; see ``Store.enqueue``."""
-        answer = self._run(
-            scripts.ENQUEUE,
-            self.keys.tag_of(job.id),
-            *(
-                job.id,
-                token,
-                job.task,
-                job.message,
-                job.queue,
-                replies.text(job.priority),
-            ),
+        answer = self._job(
+            *(scripts.ENQUEUE, job.id, token, job.task, job.message, job.queue),
+            replies.text(job.priority),
             *(job.dead_letter_queue, job.owner, dumps(list(job.stages))),
             *(job.crash_limit, replies.ms(job.delay or 0), replies.ms(hint)),
             int(job.again),
@@ -177,9 +169,13 @@ class RedisStore:
 
     # -- running ------------------------------------------------------------
 
-    def begin(self, job_id: str, token: str, worker: str, lease: float) -> Start:
+    def begin(
+        self, job_id: str, token: str, worker: str, lease: float, task: str = ""
+    ) -> Start:
         """Start a run; see ``Store.begin``."""
-        answer = self._job(scripts.BEGIN, job_id, token, worker, replies.ms(lease))
+        answer = self._job(
+            scripts.BEGIN, job_id, token, worker, replies.ms(lease), task
+        )
         self._check(job_id, answer)
         if answer[0] == "run":
             return Start("run", replies.job(answer[1]))

@@ -45,7 +45,7 @@ ENQUEUE = _verb(
     "crash_limit delay hint again",
 )
 PUBLISHED = _verb("published", "id hint ok hints fence")
-BEGIN = _verb("begin", "id token worker lease")
+BEGIN = _verb("begin", "id token worker lease task")
 RENEW = _verb("renew", "id fence lease")
 SAVE = _verb("save", "id fence seq position checkpoint progress lease")
 CEDE = _verb("cede", "id fence")

@@ -44,6 +44,17 @@ def test_a_queued_job_runs(store: Store, clock: Clock) -> None:
     assert (last_event(store).name, last_event(store).detail) == ("started", "w1/7")
 
 
+def test_a_message_of_another_task_starts_nothing(store: Store) -> None:
+    run = running(store)
+    store.replace("job", run.fence, new_job(task="shop.other"), HINT)
+    before = kept(store)
+
+    copy = store.begin("job", "late copy", "w1/7", LEASE, "shop.sync")
+    assert (copy.outcome, kept(store)) == ("another_task", before)
+    start = store.begin("job", "token", "w1/7", LEASE, "shop.other")
+    assert start.outcome == "run"
+
+
 def test_the_same_delivery_gets_the_same_run_again(store: Store, clock: Clock) -> None:
     first = running(store)
     clock.advance(LEASE + 1)

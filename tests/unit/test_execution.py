@@ -59,9 +59,11 @@ class Far(MemoryStore):
             raise StoreUnavailable("the network is down")
 
     @override
-    def begin(self, job_id: str, token: str, worker: str, lease: float) -> Start:
+    def begin(
+        self, job_id: str, token: str, worker: str, lease: float, task: str = ""
+    ) -> Start:
         self._reach()
-        return super().begin(job_id, token, worker, lease)
+        return super().begin(job_id, token, worker, lease, task)
 
     @override
     def published(self, job_id: str, hint: float, **known: Any) -> None:

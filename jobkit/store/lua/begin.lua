@@ -4,10 +4,11 @@
 -- ARGV[2] token
 -- ARGV[3] worker
 -- ARGV[4] lease
+-- ARGV[5] task
 -- Returns {'run', record}, or {why not}.
 local id, token = ARGV[1], ARGV[2]
-local state, held, schema, position, started, fence, starts =
-  read(id, 'state', 'token', 'schema', 'position', 'started_at', 'fence', 'starts')
+local state, held, schema, position, started, fence, starts, task =
+  read(id, 'state', 'token', 'schema', 'position', 'started_at', 'fence', 'starts', 'task')
 if not state then
   return { 'unknown' }
 end
@@ -33,6 +34,9 @@ if state == 'PAUSED' then
 end
 if state ~= 'QUEUED' then
   return { 'not_due' }
+end
+if ARGV[5] ~= '' and ARGV[5] ~= task then
+  return { 'another_task' }
 end
 local at = now()
 local till = int(at + tonumber(ARGV[4]))

@@ -36,6 +36,8 @@ def test_a_running_job_is_cancelled(standing_fleet: Fleet) -> None:
     assert fleet.ends(job_id) == [State.CANCELLED]
     (told,) = (e for e in fleet.jobs.history(job_id) if e.name == "cancelled")
     assert told.detail == "ann: wrong shop"
+    cleaned_up = [entry.item for entry in fleet.journal.entries("clean-up")]
+    assert cleaned_up.count(job_id) == 1
 
 
 def test_a_loop_that_saves_nothing_hears_of_a_cancel_in_time(

@@ -4,6 +4,7 @@ from jobkit.client import Client
 from jobkit.errors import (
     Cancelled,
     CodecError,
+    DependencyDown,
     Drained,
     Interrupted,
     JobkitError,
@@ -16,16 +17,19 @@ from jobkit.errors import (
     RateLimited,
     SchemaError,
     SettingsError,
+    SkipItem,
     StageError,
     StoreError,
     StoreUnavailable,
+    TooManyFailures,
     Transient,
 )
-from jobkit.job import Event, Job, Page, Progress
+from jobkit.job import Event, ItemFailure, Job, Page, Progress
 from jobkit.kit import JobKit
 from jobkit.progress import Stage
 from jobkit.results import JobResult
 from jobkit.retry import RetryPolicy
+from jobkit.skip import SkipPolicy
 from jobkit.states import State
 from jobkit.task import JobTask, ProgressTask
 
@@ -35,9 +39,11 @@ __all__ = [
     "Cancelled",
     "Client",
     "CodecError",
+    "DependencyDown",
     "Drained",
     "Event",
     "Interrupted",
+    "ItemFailure",
     "Job",
     "JobKit",
     "JobNotFound",
@@ -56,10 +62,13 @@ __all__ = [
     "RetryPolicy",
     "SchemaError",
     "SettingsError",
+    "SkipItem",
+    "SkipPolicy",
     "Stage",
     "StageError",
     "State",
     "StoreError",
     "StoreUnavailable",
+    "TooManyFailures",
     "Transient",
 ]

@@ -11,12 +11,16 @@ from jobkit.errors import CodecError
 
 @dataclass(slots=True)
 class StageState:
-    """What is saved of one stage; ``cursor`` and ``value`` as encoded text."""
+    """What is saved of one stage; ``cursor`` and ``value`` as encoded text.
+
+    ``streak`` is how many items failed in a row, up to the last one.
+    """
 
     current: int = 0
     total: int | None = None
     failed: int = 0
     skipped: int = 0
+    streak: int = 0
     done: bool = False
     cursor: str | None = None
     value: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from jobkit.errors import JobNotFound, NotAllowed, SettingsError
-from jobkit.job import Event, Job, Page, ReplayMode
+from jobkit.job import Event, ItemFailure, Job, Page, ReplayMode
 from jobkit.states import State
 from jobkit.store.base import Store
 from jobkit.store.redis import RedisStore
@@ -84,6 +84,20 @@ class Client:
     def history(self, job_id: str, after: str = "") -> Sequence[Event]:
         """What happened to the job, oldest first; the last 200 events are kept."""
         return self.store.history(job_id, after)
+
+    def failures(
+        self, job_id: str, *, after: str | None = None, limit: int = 50
+    ) -> Page[ItemFailure]:
+        """The items of a job that failed, in the order they first did.
+
+        Up to 10,000 are kept. A page's ``next`` goes into ``after``.
+
+        Raises:
+            SettingsError: ``limit`` is below 1.
+        """
+        if limit < 1:
+            raise SettingsError(f"A page has room for one row at least: limit={limit}.")
+        return self.store.failures(job_id, after, limit)
 
     def watch(self, job_id: str) -> Iterator[Event]:
         """What happens to the job from now on, up to its end.

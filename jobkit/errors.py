@@ -13,8 +13,11 @@
     ├── JobNotFound              no such job (never was, or expired)
     ├── NotAllowed               the job's state does not admit this act
     ├── Transient                raised by tasks: try again with backoff
+    │   └── DependencyDown       ... too many items failed in a row
     ├── RateLimited              raised by tasks: try again when told
-    └── Permanent                raised by tasks: do not try again
+    ├── Permanent                raised by tasks: do not try again
+    │   └── TooManyFailures      ... more items failed than may
+    └── SkipItem                 raised by a handler: this item is not for us
 
     Interrupted (BaseException)
     ├── Drained                  the worker is shutting down
@@ -102,6 +105,33 @@ class RateLimited(JobkitError):  # noqa: N818 - raised by users as a verdict
 
 class Permanent(JobkitError):  # noqa: N818 - raised by users as a verdict
     """Raise it in a task for a fault that no retry can mend: dead at once."""
+
+
+class TooManyFailures(Permanent):
+    """More items failed than the skip policy lets pass: the job is dead."""
+
+    reason = "too_many_failures"
+
+
+class DependencyDown(Transient):
+    """So many items failed in a row that what they need is taken for down.
+
+    The job tries again with backoff, from the same place. ``streak`` is how many
+    it were: to have passed them is no progress.
+    """
+
+    reason = "dependency_down"
+
+    def __init__(self, message: str = "", streak: int = 0) -> None:
+        super().__init__(message, streak)
+        self.streak = streak
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class SkipItem(JobkitError):  # noqa: N818 - raised by users as a verdict
+    """Raise it in a handler: the item is counted as skipped, and is no failure."""
 
 
 class Interrupted(BaseException):

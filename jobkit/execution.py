@@ -13,7 +13,15 @@ from celery import current_task, states
 from celery.exceptions import Ignore, Reject, Retry
 
 from jobkit import clock, signals
-from jobkit.errors import Cancelled, Interrupted, LeaseLost, Paused, StoreError
+from jobkit.errors import (
+    Cancelled,
+    DependencyDown,
+    Interrupted,
+    LeaseLost,
+    Paused,
+    StoreError,
+    TooManyFailures,
+)
 from jobkit.job import ErrorInfo, Message, NewJob, Progress
 from jobkit.results import forget_progress, meta, mirror
 from jobkit.retry import Budgets, Decision, RetryPolicy, decide
@@ -187,7 +195,7 @@ class Execution:
         failure = _failure(error, decision)
         if not decision.retry:
             self._confirm()
-            self.failure, self.reason = failure, decision.reason
+            self.failure, self.reason = failure, _why(error, decision)
             return
         self._retry(failure, decision.delay, None)
         signals.job_retrying.send(
@@ -300,18 +308,18 @@ class Execution:
                 self.store.told(self.id)
 
     def succeed(self, reason: str = "") -> None:
-        """SUCCEEDED, or what the store says."""
+        """SUCCEEDED or PARTIAL, or what the store says."""
         run = self.run
         snapshot = run.final()
         done = run.insist(
             lambda: self.store.succeed(self.id, run.lease.fence, snapshot, reason)
         )
         self._end()
-        if not done:
+        if done is None:
             self._lost()
-        signals.job_succeeded.send(
-            sender=self.task.name, job_id=self.id, progress=run.progress
-        )
+        partial = done is State.PARTIAL
+        signal = signals.job_partial if partial else signals.job_succeeded
+        signal.send(sender=self.task.name, job_id=self.id, progress=run.progress)
 
     def bury(self, error: Any = None) -> None:
         """DEAD, with the error that the body ended with, or that came after it."""
@@ -352,7 +360,10 @@ class Execution:
     def _decide(self, error: Exception) -> Decision:
         budgets = Budgets.decode(self.run.job.budgets)
         policy = RetryPolicy.of("never") if self._final(error) else self.policy
-        return decide(error, policy, budgets, self.run.saved.position)
+        position = self.run.saved.position
+        if isinstance(error, DependencyDown):
+            position -= error.streak
+        return decide(error, policy, budgets, position)
 
     def _final(self, error: Exception) -> bool:
         # A direct call has nobody who would try again; and what self.retry
@@ -440,6 +451,12 @@ def _failure(error: Exception, decision: Decision) -> Failure:
         attempt=decision.attempt,
         rate_limited=decision.rate_limited,
     )
+
+
+def _why(error: Exception, decision: Decision) -> str:
+    if isinstance(error, TooManyFailures | DependencyDown):
+        return error.reason
+    return decision.reason
 
 
 def _info(error: BaseException, verdict: str) -> ErrorInfo:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, Retry
 
 from jobkit import clock, signals
 from jobkit.errors import LeaseLost, SchemaError, StoreError
@@ -22,6 +22,7 @@ from jobkit.job import Job, Message
 from jobkit.lease import Lease
 from jobkit.publishing import ETA, from_request
 from jobkit.run import Run
+from jobkit.skip import Skipping, SkipPolicy
 from jobkit.store.base import Start, Store
 from jobkit.store.memory import MemoryStore
 
@@ -167,7 +168,9 @@ class Gate:
             self._store, job.id, job.fence, seconds, interval, sent_at=self._sent_at
         )
         every = task.checkpoint_every or settings.checkpoint_every
-        run = Run(job, lease, task.plan, checkpoint_every=every)
+        policy = SkipPolicy.of(task.skip_policy)
+        skipping = Skipping(policy, task.policy.verdicts, (Ignore, Reject, Retry))
+        run = Run(job, lease, task.plan, checkpoint_every=every, skipping=skipping)
         current = Execution(
             *(self._kit, task, self._request, run),
             *(self._store, task.policy, self._local),

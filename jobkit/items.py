@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from jobkit import codec
+from jobkit import clock, codec
 from jobkit.checkpoint import StageState
-from jobkit.errors import StageError
+from jobkit.errors import CodecError, SkipItem, StageError
+from jobkit.job import FailedItem, ItemFailure
 from jobkit.progress import total_of
+from jobkit.verdicts import Verdict
 
 if TYPE_CHECKING:
     from jobkit.run import Run
+
+KEY_LIMIT = 200
+"""Characters of an item's key that the ledger keeps."""
+
+LOOK = 0.05
+"""Seconds between two looks of a waiting item at whether the run has to stop."""
 
 T = TypeVar("T")
 Source = Iterable[T] | Callable[[Any], Iterable[T]]
@@ -137,6 +146,101 @@ class StageRun:
         left = self._by_item((), None) if self.done else self._rest(source, cursor)
         self._items = left
         return left
+
+    def each(
+        self,
+        source: Source[T],
+        handler: Callable[[T], object],
+        key: Callable[[T], object] | None = None,
+        total: int | None = None,
+        cursor: Callable[[T], Any] | None = None,
+    ) -> None:
+        """Call ``handler`` with every item that is not done yet; a bad one may fail.
+
+        It is filed in the job's ledger, with the others going on, as far as the
+        task's ``skip_policy`` lets them. The job then ends as PARTIAL. Errors
+        that are not the item's own (a rate limit, a time limit, a lost lease, an
+        error of jobkit's) are the job's, as they are without ``each``.
+
+        Args:
+            source: As for ``iterate``.
+            handler: Does the work; ``SkipItem`` counts an item as skipped.
+            key: Makes an item's name in the ledger, which must be the same in
+                each run; by default its cursor, or the item itself.
+            total: As for ``iterate``.
+            cursor: As for ``iterate``.
+
+        Raises:
+            TooManyFailures: The job is dead. DependencyDown: It is tried again.
+            StageError, CodecError: As for ``iterate``.
+        """
+        skipping, name = self._run.skipping, key or cursor or _itself
+        before = seen = self.state.current
+        for item in self.iterate(source, total, cursor):
+            # Only here the item before has been counted, and may stop the stage.
+            if seen > before:
+                skipping.check(self.name, self.state, seen)
+            self._handle(item, handler, name)
+            seen += 1
+        if seen > before:
+            skipping.check(self.name, self.state, seen)
+            skipping.check_end(self.name, self.state)
+
+    def failures(self) -> Iterator[ItemFailure]:
+        """The rows of the ledger that belong to this stage, in their order."""
+        rows = self._run.failures()
+        return (row for row in rows if row.stage == self.name)
+
+    def _handle(
+        self, item: T, handler: Callable[[T], object], key: Callable[[T], object]
+    ) -> None:
+        skipping, attempts = self._run.skipping, 0
+        while True:
+            attempts += 1
+            try:
+                handler(item)
+            except SkipItem:
+                self.state.skipped += 1
+            except Exception as error:
+                verdict = skipping.verdict(error)
+                if verdict is None:
+                    raise
+                delay = skipping.delay(attempts)
+                if verdict is Verdict.transient and delay is not None:
+                    self._wait(delay)
+                    continue
+                self._file(item, key(item), error, attempts)
+                return
+            self.state.streak = 0
+            return
+
+    def _file(self, item: object, key: object, error: Exception, attempts: int) -> None:
+        self.state.failed += 1
+        self.state.streak += 1
+        try:
+            payload = codec.dumps(item, what="item", limit=codec.CURSOR_LIMIT)
+        except CodecError:
+            payload = ""
+        self._run.failed.append(
+            FailedItem(
+                stage=self.name,
+                key=str(key).encode(errors="replace").decode()[:KEY_LIMIT],
+                error=type(error).__qualname__,
+                message=str(error)[: codec.TEXT_LIMIT],
+                attempts=attempts,
+                payload=payload,
+            )
+        )
+
+    def _wait(self, seconds: float) -> None:
+        """Let time pass before an item is tried again, unless the run has to stop."""
+        until = clock.monotonic() + seconds
+        while (left := until - clock.monotonic()) > 0:
+            if self._run.lease.stop() and self._items is not None:
+                # The item in hand is not done; those before it are.
+                self._items.close()
+                self._run.attend()
+            time.sleep(min(left, LOOK))
 
     def _rest(
         self, source: Source[T], cursor: Callable[[T], Any] | None

@@ -121,6 +121,73 @@ class ErrorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedItem:
+    """An item that failed, on its way into the ledger.
+
+    ``payload`` is the item itself as encoded text, empty when it cannot be kept;
+    ``attempts`` is how often it was tried.
+    """
+
+    stage: str
+    key: str
+    error: str
+    message: str
+    attempts: int = 1
+    payload: str = ""
+
+    @property
+    def row(self) -> str:
+        """The name of its row: an item is kept once in each stage."""
+        return f"{self.stage}\n{self.key}"
+
+    def encode(self) -> str:
+        """The text that the store keeps."""
+        return codec.dumps({name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def decode(cls, text: str) -> FailedItem:
+        """The reverse of ``encode``."""
+        return cls(**codec.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFailure:
+    """One row of a job's ledger of failed items.
+
+    ``error`` is the name of the error's class; ``attempts`` counts the tries of
+    its last run. ``open`` is False once a replay has handled the item.
+    """
+
+    stage: str
+    key: str
+    error: str
+    message: str
+    attempts: int
+    first_at: datetime
+    last_at: datetime
+    open: bool
+    payload: str
+
+    @property
+    def item(self) -> Any:
+        """The item itself; None when it was too large, or of a type that is not kept."""
+        return codec.loads(self.payload) if self.payload else None
+
+    @classmethod
+    def read(cls, entry: str) -> ItemFailure:
+        """A row as the store keeps it: state, first and last time, and the item."""
+        state, first, last, text = entry.split("\n", 3)
+        failed = FailedItem.decode(text)
+        return cls(
+            *(failed.stage, failed.key, failed.error, failed.message, failed.attempts),
+            first_at=clock.from_milliseconds(int(first)),
+            last_at=clock.from_milliseconds(int(last)),
+            open=state == "open",
+            payload=failed.payload,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequest:
     """That somebody asked a running job to stop: what for, who, and why."""
 
@@ -192,6 +259,7 @@ class Job:
     checkpoint: str
     progress: Progress
     error: ErrorInfo | None
+    open_failures: int
     request: StopRequest | None
     replay_of: str
     replays: int
@@ -238,6 +306,7 @@ class Job:
             checkpoint=get("checkpoint", ""),
             progress=Progress.decode(get("progress")),
             error=ErrorInfo.decode(get("error")),
+            open_failures=int(get("open_failures", 0)),
             request=StopRequest.decode(get("request")),
             replay_of=get("replay_of", ""),
             replays=int(get("replays", 0)),

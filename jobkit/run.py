@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -12,9 +12,10 @@ from jobkit import clock, codec
 from jobkit.checkpoint import Checkpoint
 from jobkit.errors import Interrupted, LeaseLost, StageError, StoreUnavailable
 from jobkit.items import StageRun
-from jobkit.job import Job, Progress
+from jobkit.job import FailedItem, ItemFailure, Job, Progress
 from jobkit.lease import Lease
 from jobkit.progress import Measured, Pace, Plan, Stage, progress, total_of
+from jobkit.skip import Skipping
 from jobkit.store.base import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ UNNAMED = Stage("run")
 PATIENCE = 0.25
 """Seconds between two tries of a write that the run cannot do without."""
 
+
+LEDGER_PAGE = 200
+"""Rows of the ledger that are read at a time."""
 
 LOOK_EVERY = 1.0
 """Seconds between two questions to the store of a loop that saves nothing."""
@@ -47,6 +51,7 @@ class Run:
         plan: Plan,
         *,
         checkpoint_every: int | None = None,
+        skipping: Skipping | None = None,
         listener: Callable[[Progress], None] | None = None,
     ) -> None:
         self.job = job
@@ -57,6 +62,8 @@ class Run:
         self.saved.plan = self.plan.names
         self.progress = job.progress
         self.checkpoint_every = checkpoint_every
+        self.skipping = skipping or Skipping()
+        self.failed: list[FailedItem] = []
         self.ended = False
         self.stopped: Interrupted | None = None
         self.listener = listener
@@ -120,6 +127,17 @@ class Run:
             self.check()
         self.save()
         self.check()
+
+    def failures(self) -> Iterator[ItemFailure]:
+        """The ledger of failed items, with those of this moment."""
+        if self.failed:
+            self.save()
+            self.insist(lambda: None)
+        after: str | None = ""
+        while after is not None:
+            page = self.lease.store.failures(self.job.id, after or None, LEDGER_PAGE)
+            yield from page.items
+            after = page.next
 
     # -- stages -----------------------------------------------------------------
 
@@ -222,6 +240,7 @@ class Run:
         finally:
             lease.saved()
         self._unsaved = False
+        del self.failed[: len(snapshot.failed)]
         lease.confirm(sent_at, kept)
         if not kept.owner:
             self.check()
@@ -253,7 +272,8 @@ class Run:
         """Where the run is now, as the store keeps it."""
         if self._open is not None:
             self.progress = self._measure(self._open)
-        return Snapshot(self.saved.position, self.saved.encode(), self.progress)
+        failed = tuple(self.failed)
+        return Snapshot(self.saved.position, self.saved.encode(), self.progress, failed)
 
     def final(self) -> Snapshot:
         """The end of a run that did all it had to do: nothing is left."""

@@ -27,6 +27,7 @@ from jobkit.results import JobResult
 from jobkit.retry import RetryPolicy
 from jobkit.run import CurrentJob
 from jobkit.settings import KEY, Settings
+from jobkit.skip import SkipPolicy
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -62,6 +63,7 @@ class JobTask(BaseTask):
     lease_seconds: float | None = None
     checkpoint_interval: float | None = None
     checkpoint_every: int | None = None
+    skip_policy: SkipPolicy | dict[str, Any] | None = None
 
     make_kit: ClassVar[Callable[[Celery], JobKit]]
     plan: ClassVar[Plan] = Plan(())
@@ -84,6 +86,7 @@ class JobTask(BaseTask):
         cls.plan = Plan.of(cls.stages)
         if cls.retry_policy is not None:
             RetryPolicy.of(cls.retry_policy)
+        cls.skip_policy = SkipPolicy.of(cls.skip_policy)
         own = [name for name in LIKE_SETTINGS if getattr(cls, name) is not None]
         checked = Settings.read({KEY + name: getattr(cls, name) for name in own})
         for name in own:
@@ -288,7 +291,9 @@ class ProgressTask(JobTask):
     * ``stages``: names or ``Stage(name, weight=1)``, in their order;
     * ``checkpoint_interval``: seconds between two saves of a running stage
       (default 1), which is also the most that a killed worker repeats;
-    * ``checkpoint_every``: a number of items after which to save besides.
+    * ``checkpoint_every``: a number of items after which to save besides;
+    * ``skip_policy``: a ``SkipPolicy``, or a dict of its arguments: how many items of
+      ``stage.each`` may fail before the job does.
     """
 
     abstract = True

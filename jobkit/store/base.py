@@ -19,6 +19,8 @@ from typing import Literal, Protocol
 from jobkit.job import (
     ErrorInfo,
     Event,
+    FailedItem,
+    ItemFailure,
     Job,
     NewJob,
     Page,
@@ -54,6 +56,9 @@ LEASE_EXPIRED = ErrorInfo(
 EVENTS_KEPT = 200
 """Entries of a job's history; the oldest go first."""
 
+LEDGER_KEPT = 10_000
+"""Rows of a job's ledger of failed items; further items are only counted."""
+
 TICKS_KEPT = 32
 """Progress entries that a watcher who fell behind can still read."""
 
@@ -82,12 +87,13 @@ class Snapshot:
     """What ``save`` and the endings write down together.
 
     ``position`` only grows; it tells a crash with progress from one without.
-    ``checkpoint`` is opaque to the store.
+    ``checkpoint`` is opaque to the store. ``failed`` are items for the ledger.
     """
 
     position: int
     checkpoint: str
     progress: Progress
+    failed: tuple[FailedItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +199,17 @@ class Store(Protocol):
         """Write checkpoint and progress, and keep the lease.
 
         ``seq`` grows with each save of a run: one that comes late, after a
-        newer one, changes nothing and is answered as the owner's.
+        newer one, changes nothing and is answered as the owner's. Failed items are
+        filed under their stage and key: one that fails again stays one row.
         """
 
     def succeed(
         self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
-    ) -> bool:
-        """End as SUCCEEDED; False for a stale owner.
+    ) -> State | None:
+        """End as SUCCEEDED, or as PARTIAL with open rows in the ledger.
 
-        With the reason ``REPLACED`` its id may be enqueued again.
+        With the reason ``REPLACED`` its id may be enqueued again. None for a stale
+        owner.
         """
 
     def retry(
@@ -353,6 +361,11 @@ class Store(Protocol):
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
+
+    def failures(
+        self, job_id: str, after: str | None = None, limit: int = 50
+    ) -> Page[ItemFailure]:
+        """The ledger of a job's failed items, in the order they first failed."""
 
     def history(self, job_id: str, after: str = "") -> Sequence[Event]:
         """The job's events after the one with that id, oldest first."""

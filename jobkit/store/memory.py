@@ -15,6 +15,7 @@ from jobkit.errors import JobNotFound
 from jobkit.job import (
     ErrorInfo,
     Event,
+    ItemFailure,
     Job,
     NewJob,
     Page,
@@ -48,6 +49,7 @@ from jobkit.store.memory_records import (
 _DUE_STATES = frozenset(
     {State.SCHEDULED, State.QUEUED, State.BLOCKED, State.RETRYING},
 )
+_DONE = frozenset({State.SUCCEEDED, State.PARTIAL})
 _AFTER_RETRY = frozenset({State.RETRYING, State.CANCELLED, State.PAUSED})
 
 
@@ -177,22 +179,23 @@ class MemoryStore:
                 return Kept(owner=False)
             if seq > run.number("save_seq"):
                 run.keep(snapshot, at)
+                run.file(snapshot.failed, at)
                 run.write(at, save_seq=seq, lease_until=at + milliseconds(lease))
                 run.tick(at)
             return Kept(owner=True, request=run.request)
 
     def succeed(
         self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
-    ) -> bool:
-        """End as SUCCEEDED."""
+    ) -> State | None:
+        """End as SUCCEEDED, or as PARTIAL."""
         with self._change() as at:
             run = self._owned(job_id, fence)
             if run is None:
-                return self._became(job_id, fence) is State.SUCCEEDED
+                became = self._became(job_id, fence)
+                return became if became in _DONE else None
             run.keep(snapshot, at)
-            run.finish(State.SUCCEEDED, at, reason)
-            run.event("succeeded", at, reason, run.text("progress"))
-            return True
+            run.succeed(at, reason)
+            return run.state
 
     def _became(self, job_id: str, fence: int) -> State | None:
         record = self._held(job_id, fence)
@@ -414,6 +417,14 @@ class MemoryStore:
             for record in self._jobs.values():
                 counts[record.state] += 1
             return counts
+
+    def failures(
+        self, job_id: str, after: str | None = None, limit: int = 50
+    ) -> Page[ItemFailure]:
+        """The ledger of a job's failed items."""
+        with self._changed:
+            record = self._jobs.get(job_id)
+            return record.page_of_failures(after, limit) if record else Page(())
 
     def history(self, job_id: str, after: str = "") -> list[Event]:
         """The job's events after the one with that id, oldest first."""

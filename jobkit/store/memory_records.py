@@ -12,6 +12,8 @@ from jobkit.job import (
     SCHEMA,
     ErrorInfo,
     Event,
+    FailedItem,
+    ItemFailure,
     Job,
     NewJob,
     Page,
@@ -22,6 +24,7 @@ from jobkit.job import (
 from jobkit.states import State
 from jobkit.store.base import (
     EVENTS_KEPT,
+    LEDGER_KEPT,
     REPLACED,
     TICKS_KEPT,
     Begun,
@@ -70,6 +73,7 @@ class Record:
         self.fields: dict[str, str] = {"fence": str(fence)}
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.ticks: deque[Event] = deque(maxlen=TICKS_KEPT)
+        self.ledger: dict[str, str] = {}
         self._ids = ids
 
     @property
@@ -230,6 +234,36 @@ class Record:
             progress=snapshot.progress.encode(),
         )
 
+    def file(self, failed: Iterable[FailedItem], at: int) -> None:
+        """Put failed items into the ledger; what is there stays one row."""
+        for item in failed:
+            known = self.ledger.get(item.row)
+            if known is None and len(self.ledger) >= LEDGER_KEPT:
+                continue
+            state, first, *_ = known.split("\n", 2) if known else ("", str(at))
+            if state != "open":
+                self.count("open_failures")
+            self.ledger[item.row] = f"open\n{first}\n{at}\n{item.encode()}"
+
+    def forget_failures(self) -> None:
+        """Empty the ledger."""
+        self.ledger.clear()
+        self.drop("open_failures")
+
+    def page_of_failures(self, after: str | None, limit: int) -> Page[ItemFailure]:
+        """A part of the ledger."""
+        start = int(after) + 1 if after else 0
+        rows = list(self.ledger.values())[start : start + limit]
+        more = str(start + limit - 1) if len(rows) == limit else None
+        return Page(tuple(ItemFailure.read(row) for row in rows), more)
+
+    def succeed(self, at: int, reason: str) -> None:
+        """End well, or as well as its failed items allow."""
+        whole = not self.number("open_failures") or reason == REPLACED
+        to = State.SUCCEEDED if whole else State.PARTIAL
+        self.finish(to, at, reason)
+        self.event(to.lower(), at, reason, self.text("progress"))
+
     def blame(self, failure: Failure, at: int) -> None:
         """Write an error, and count what it costs."""
         if failure.attempt:
@@ -258,6 +292,7 @@ class Record:
         self.drop("finished_at", "reason", "budgets", "untold_since")
         if mode == "restart":
             self.drop("checkpoint", "progress", "position")
+            self.forget_failures()
         self.count("replays")
         self.write(at, attempts=0, rate_limited=0, crashes_without_progress=0)
         self.queue(at, at)
@@ -301,6 +336,7 @@ class Record:
         """Become another job under the same id, from its beginning."""
         self.describe(new, at)
         self.drop("checkpoint", "progress", "budgets", "error")
+        self.forget_failures()
         self.write(at, position=0, attempts=0, crashes_without_progress=0)
         self.queue(at, at + grace)
         self.event("replaced", at, new.task)

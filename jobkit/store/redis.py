@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, cast
-from urllib.parse import parse_qsl
 
 import redis
-from redis.backoff import ExponentialBackoff
-from redis.cluster import RedisCluster
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
@@ -19,14 +15,11 @@ from redis.exceptions import (
     RedisClusterException,
     TryAgainError,
 )
-from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from jobkit.codec import dumps
 from jobkit.errors import (
     JobNotFound,
     SchemaError,
-    SettingsError,
     StoreError,
     StoreUnavailable,
 )
@@ -34,6 +27,7 @@ from jobkit.job import (
     SCHEMA,
     ErrorInfo,
     Event,
+    ItemFailure,
     Job,
     NewJob,
     Page,
@@ -42,7 +36,7 @@ from jobkit.job import (
     StopRequest,
 )
 from jobkit.states import State
-from jobkit.store import address, paging, replies, scripts
+from jobkit.store import paging, replies, scripts
 from jobkit.store.address import safe_url
 from jobkit.store.base import (
     LEASE_EXPIRED,
@@ -55,6 +49,7 @@ from jobkit.store.base import (
     Snapshot,
     Start,
 )
+from jobkit.store.connection import connect
 from jobkit.store.keys import Keys
 from jobkit.store.scripts import Verb
 
@@ -195,18 +190,19 @@ class RedisStore:
             fence,
             seq,
             *replies.snapshot(snapshot),
-            replies.ms(lease),
+            *(replies.ms(lease), replies.failed(snapshot)),
         )
         return replies.kept(answer)
 
     def succeed(
         self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
-    ) -> bool:
-        """End as SUCCEEDED; see ``Store.succeed``."""
-        answer = self._job(
-            scripts.SUCCEED, job_id, fence, *replies.snapshot(snapshot), reason
+    ) -> State | None:
+        """End as SUCCEEDED or PARTIAL; see ``Store.succeed``."""
+        return replies.state(
+            self._job(
+                scripts.SUCCEED, job_id, fence, *replies.snapshot(snapshot), reason
+            ),
         )
-        return bool(answer == "ok")
 
     def retry(
         self,
@@ -368,6 +364,13 @@ class RedisStore:
                     totals[state] += int(count)
         return totals
 
+    def failures(
+        self, job_id: str, after: str | None = None, limit: int = 50
+    ) -> Page[ItemFailure]:
+        """The ledger of a job's failed items; see ``Store.failures``."""
+        answer = self._job(scripts.FAILURES, job_id, after or "-1", limit)
+        return replies.failures(answer)
+
     def history(self, job_id: str, after: str = "") -> Sequence[Event]:
         """The job's events after the one with that id, oldest first."""
         start = f"({after}" if after else "-"
@@ -455,70 +458,3 @@ class RedisStore:
             raise StoreError(
                 f"The job store at {where} refused a command: {why}",
             ) from error
-
-
-def connect(url: str, timeout: float) -> Callable[[], Any]:
-    """What makes a client for any of the URLs that name a store.
-
-    ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``,
-    ``sentinel://host:port;host:port/db?master_name=...`` and
-    ``redis+cluster://host:port``. Only the client of a Cluster asks a server when
-    it is made.
-
-    Raises:
-        SettingsError: The URL is none of these, or has a part that is wrong.
-    """
-    options: dict[str, Any] = {
-        "decode_responses": True,
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), 1),
-        "health_check_interval": 0,
-    }
-    scheme, where = address.resolved(url)
-    if scheme == "sentinel":
-        group = _sentinel(url, options)
-        return lambda: group
-    client = _plain(url, where, options)
-    if not scheme.endswith("+cluster"):
-        return lambda: client
-    if client.get_connection_kwargs().get("db"):
-        raise address.wrong(url, "a Cluster has only the database 0")
-    return partial(RedisCluster.from_url, where, **options)
-
-
-def _plain(url: str, where: str, options: dict[str, Any]) -> Any:
-    if not where.startswith("unix:"):
-        address.database(url, address.split(url, where))
-    try:
-        client = redis.Redis.from_url(where, **options)
-        pool = client.connection_pool
-        # Options are only looked at when a connection is made; it is not opened.
-        pool.connection_class(**pool.connection_kwargs)
-    except TypeError as error:
-        name = str(error).rpartition("argument ")[2]
-        raise address.wrong(url, f"there is no option {name}") from error
-    except (ValueError, redis.RedisError) as error:
-        raise address.wrong(url, str(error).rstrip(".")) from error
-    return client
-
-
-def _sentinel(url: str, options: dict[str, Any]) -> Any:
-    # Celery writes a group as sentinel://a:1;sentinel://b:2, each with a path.
-    parts = [
-        address.split(url, part if "://" in part else f"sentinel://{part}")
-        for part in url.split(";")
-    ]
-    last = parts[-1]
-    query = dict(parse_qsl(last.query))
-    name = query.get("master_name")
-    if not name:
-        raise SettingsError(
-            f"{safe_url(url)!r} does not say which group it means: "
-            "add ?master_name=NAME.",
-        )
-    hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
-    quiet = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout")}
-    group: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs=quiet)
-    db = address.database(url, last)
-    return group.master_for(name, db=db, password=last.password, **options)

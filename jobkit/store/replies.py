@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobkit import clock
-from jobkit.job import Event, Job, Progress, StopRequest
+from jobkit.job import Event, ItemFailure, Job, Page, Progress, StopRequest
 from jobkit.states import State
 from jobkit.store import scripts
 from jobkit.store.base import Failure, Kept, Released, Snapshot
@@ -25,6 +26,18 @@ def text(number: int | None) -> str:
 def snapshot(taken: Snapshot) -> tuple[int, str, str]:
     """A snapshot as a script takes it: position, checkpoint, progress."""
     return taken.position, taken.checkpoint, taken.progress.encode()
+
+
+def failed(taken: Snapshot) -> str:
+    """Failed items as a script takes them; nothing for none."""
+    rows = [[item.row, item.encode()] for item in taken.failed]
+    return json.dumps(rows, ensure_ascii=True) if rows else ""
+
+
+def failures(answer: tuple[list[str], str]) -> Page[ItemFailure]:
+    """A part of the ledger."""
+    rows, last = answer
+    return Page(tuple(ItemFailure.read(row) for row in rows), last or None)
 
 
 def failure(met: Failure) -> tuple[int, int, str, str]:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from jobkit.job import SCHEMA
 from jobkit.store.base import (
     EVENTS_KEPT,
+    LEDGER_KEPT,
     REPLACED,
     TICKS_KEPT,
     TICKS_LINGER,
@@ -21,7 +22,15 @@ FIELDS = (
     *("dead_letter_queue", "owner", "fence", "worker", "attempts", "starts"),
     *("recoveries", "interruptions", "crashes_without_progress", "crash_limit"),
     *("rate_limited", "budgets", "position", "stages", "checkpoint", "progress"),
-    *("error", "request", "replay_of", "replays", "created_at", "published_at"),
+    *(
+        "error",
+        "open_failures",
+        "request",
+        "replay_of",
+        "replays",
+        "created_at",
+        "published_at",
+    ),
     *("started_at", "updated_at", "finished_at", "due_at", "lease_until"),
 )
 """What a script returns of a record: all of it but the message."""
@@ -47,9 +56,10 @@ ENQUEUE = _verb(
 PUBLISHED = _verb("published", "id hint ok hints fence")
 BEGIN = _verb("begin", "id token worker lease task")
 RENEW = _verb("renew", "id fence lease")
-SAVE = _verb("save", "id fence seq position checkpoint progress lease")
+SAVE = _verb("save", "id fence seq position checkpoint progress lease failed")
 CEDE = _verb("cede", "id fence")
 SUCCEED = _verb("succeed", "id fence position checkpoint progress reason")
+FAILURES = _verb("failures", "id after limit")
 RETRY = _verb("retry", "id fence attempt rate_limited budgets error delay message")
 BURY = _verb("bury", "id fence attempt rate_limited budgets error reason")
 INTERRUPT = _verb("interrupt", "id fence kind reason")
@@ -73,7 +83,7 @@ LIST = _verb("list", "index state task queue owner after_score after_id limit bu
 VERBS = (
     *(ENQUEUE, PUBLISHED, BEGIN, RENEW, SAVE, CEDE, SUCCEED, RETRY, BURY, INTERRUPT),
     *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
-    *(DISCARD, LIST, TOLD, UNTOLD),
+    *(DISCARD, LIST, TOLD, UNTOLD, FAILURES),
 )
 
 
@@ -104,7 +114,7 @@ def constants(retention: Retention) -> str:
     return (
         f"local FIELDS = {{ {fields} }}\n"
         f"local RETENTION = {{ {spans} }}\n"
-        f"local REPLACED = '{REPLACED}'\n"
+        f"local REPLACED, LEDGER_KEPT = '{REPLACED}', {LEDGER_KEPT}\n"
         f"local SCHEMA, EVENTS_KEPT, TICKS_KEPT, TICKS_LINGER = "
         f"{SCHEMA}, {EVENTS_KEPT}, {TICKS_KEPT}, {int(TICKS_LINGER * 1000)}\n"
     )

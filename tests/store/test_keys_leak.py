@@ -1,10 +1,12 @@
 """That nothing stays in the server that belongs to no job."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from jobkit.job import FailedItem
 from jobkit.store.base import REPLACED
 from tests.store.clocks import Clock, ClockedRedisStore
 from tests.store.conftest import RedisFactory
@@ -42,7 +44,7 @@ def leaks(store: ClockedRedisStore) -> list[str]:
     client: Any = store._client
     found = []
     for key, kind, job_id in keys(store):
-        if kind in {"job", "events", "ticks"}:
+        if kind in {"job", "events", "ticks", "failures", "failure_order"}:
             job = store.get(job_id)
             mortal = client.pttl(key) > 0
             if job is None or mortal != job.state.finished:
@@ -53,11 +55,20 @@ def leaks(store: ClockedRedisStore) -> list[str]:
     return found
 
 
-def live(store: ClockedRedisStore, clock: Clock) -> None:
-    """Lead jobs through lives of all kinds; all of them end."""
+def end_well(store: ClockedRedisStore) -> None:
+    """With failed items, and without."""
     run = running(store, "succeeded")
     store.save("succeeded", run.fence, 1, snapshot(1), LEASE)
     store.succeed("succeeded", run.fence, snapshot(2))
+    run = running(store, "partial")
+    item = FailedItem("import", "7", "ValueError", "no")
+    store.save("partial", run.fence, 1, replace(snapshot(1), failed=(item,)), LEASE)
+    store.succeed("partial", run.fence, snapshot(2))
+
+
+def live(store: ClockedRedisStore, clock: Clock) -> None:
+    """Lead jobs through lives of all kinds; all of them end."""
+    end_well(store)
 
     store.enqueue(new_job("cancelled", owner="ada", delay=60), "token", HINT)
     store.ask("cancelled", "cancel", "ada", "")
@@ -100,7 +111,7 @@ def test_every_key_belongs_to_a_living_job_or_has_an_end(
 ) -> None:
     live(store, clock)
     assert leaks(store) == []
-    assert sum(store.counts().values()) == 10
+    assert sum(store.counts().values()) == 11
     kinds = {kind for _, kind, _ in keys(store)}
     assert {"leases", "due"}.isdisjoint(kinds)
 
@@ -110,5 +121,5 @@ def test_nothing_is_left_when_all_are_pruned(
 ) -> None:
     live(store, clock)
     clock.advance(store.retention.dead)
-    assert store.prune() == 10
+    assert store.prune() == 11
     assert list(keys(store)) == []

@@ -13,8 +13,9 @@ from jobkit import clock as wall
 from jobkit.errors import SettingsError, StoreError, StoreUnavailable
 from jobkit.states import State
 from jobkit.store.address import safe_url
+from jobkit.store.connection import connect
 from jobkit.store.keys import Keys
-from jobkit.store.redis import BUSY_CODES, RedisStore, connect
+from jobkit.store.redis import BUSY_CODES, RedisStore
 from tests.servers import ValkeyServer
 from tests.store.clocks import Clock
 from tests.store.conftest import RedisFactory

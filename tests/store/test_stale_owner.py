@@ -29,7 +29,7 @@ WRITES: dict[str, tuple[Write, object]] = {
         LOST,
     ),
     "cede": (lambda store, fence: store.cede("job", fence), False),
-    "succeed": (lambda store, fence: store.succeed("job", fence, snapshot(9)), False),
+    "succeed": (lambda store, fence: store.succeed("job", fence, snapshot(9)), None),
     "retry": (lambda store, fence: store.retry("job", fence, failure(), 5), None),
     "bury": (lambda store, fence: store.bury("job", fence, failure(), "dead"), False),
     "drain": (lambda store, fence: store.interrupt("job", fence, "drain"), None),

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 from typing_extensions import override
 
 from jobkit.errors import JobNotFound
-from jobkit.job import Job
+from jobkit.job import FailedItem, Job
 from jobkit.states import MOVES, State
 from jobkit.store.base import REPLACED, Store
 from jobkit.store.memory import MemoryStore
@@ -45,6 +45,17 @@ jobs = st.sampled_from(JOBS)
 owners = st.tuples(jobs, st.sampled_from(["begun", "begun", "as it is", "stale"]))
 workers = st.sampled_from(["w1/1", "w1/2", "w2"])
 positions = st.integers(0, 5)
+items = st.lists(
+    st.builds(
+        FailedItem,
+        st.sampled_from(["count", "import"]),
+        st.sampled_from(["1", "2", "a\nb"]),
+        st.just("ValueError"),
+        st.just("no"),
+        st.integers(1, 4),
+    ),
+    max_size=3,
+)
 words = st.sampled_from(["", "why", "so\nwhy"])
 failures = st.builds(
     failure,
@@ -95,6 +106,7 @@ class TwoStores(RuleBasedStateMachine):
             assert said(mine.fields if mine else {}) == said(theirs)
             job = self.memory.get(job_id)
             assert job == self.redis.get(job_id)
+            assert self.memory.failures(job_id) == self.redis.failures(job_id)
             check_move(verb, self.known[job_id], job)
             self.known[job_id] = job
 
@@ -200,11 +212,14 @@ class TwoStores(RuleBasedStateMachine):
     def renew(self, owner: tuple[str, str]) -> None:
         self.write(owner, "renew", 30)
 
-    @rule(owner=owners, seq=st.integers(1, 5), position=positions)
-    def save(self, owner: tuple[str, str], seq: int, position: int) -> None:
+    @rule(owner=owners, seq=st.integers(1, 5), position=positions, bad=items)
+    def save(
+        self, owner: tuple[str, str], seq: int, position: int, bad: list[FailedItem]
+    ) -> None:
         before = self.memory.get(owner[0])
         late = before and seq <= self.memory._jobs[owner[0]].number("save_seq")
-        self.write(owner, "save", seq, snapshot(position), 30)
+        taken = replace(snapshot(position), failed=tuple(bad))
+        self.write(owner, "save", seq, taken, 30)
         if late and owner[1] == "as it is":
             assert self.memory.get(owner[0]) == before
 

@@ -14,6 +14,7 @@ from jobkit.job import ErrorInfo, Job, Message, NewJob, Progress
 from jobkit.lease import Lease
 from jobkit.progress import Plan, Stage
 from jobkit.run import Run
+from jobkit.skip import Skipping
 from jobkit.store.base import Kept, Snapshot, Store
 from jobkit.store.memory import MemoryStore
 
@@ -96,6 +97,7 @@ def begin(
     every: int | None = None,
     seconds: float = 30.0,
     interval: float = 1.0,
+    skipping: Skipping | None = None,
     listener: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Begin the next run of a job, which is recorded if it is new."""
@@ -105,7 +107,10 @@ def begin(
     assert start.job, start.outcome
     lease = Lease(store, job_id, start.job.fence, seconds, interval)
     return Run(
-        start.job, lease, Plan.of(stages), checkpoint_every=every, listener=listener
+        *(start.job, lease, Plan.of(stages)),
+        checkpoint_every=every,
+        skipping=skipping,
+        listener=listener,
     )
 
 

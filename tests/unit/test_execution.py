@@ -101,7 +101,7 @@ class Far(MemoryStore):
     @override
     def succeed(
         self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
-    ) -> bool:
+    ) -> State | None:
         self._reach()
         return super().succeed(job_id, fence, snapshot, reason)
 

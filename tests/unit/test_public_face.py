@@ -23,10 +23,11 @@ from jobkit.store.keys import Keys
 from jobkit.verdicts import Verdict
 
 ALL = """
-Cancelled Client CodecError Drained Event Interrupted Job JobKit JobNotFound JobResult
-JobTask JobkitError LeaseLost LimitError NotAllowed Page Paused Permanent Progress
-ProgressTask RateLimited RetryPolicy SchemaError SettingsError Stage StageError State
-StoreError StoreUnavailable Transient
+Cancelled Client CodecError DependencyDown Drained Event Interrupted ItemFailure Job
+JobKit JobNotFound JobResult JobTask JobkitError LeaseLost LimitError NotAllowed Page
+Paused Permanent Progress ProgressTask RateLimited RetryPolicy SchemaError SettingsError
+SkipItem SkipPolicy Stage StageError State StoreError StoreUnavailable TooManyFailures
+Transient
 """
 
 
@@ -84,6 +85,8 @@ STAGE_RUN = {
     "checkpoint": "(cursor)",
     "cursor": "property",
     "done": "property",
+    "each": "(source, handler, key=None, total=None, cursor=None)",
+    "failures": "()",
     "iterate": "(source, total=None, cursor=None)",
     "message": "(text)",
     "set": "(current, total, message)",
@@ -103,6 +106,7 @@ CLIENT = {
     "cancel": "(job_id, *, reason='', actor='')",
     "counts": "()",
     "discard": "(job_id, *, reason='', actor='')",
+    "failures": "(job_id, *, after=None, limit=50)",
     "get": "(job_id)",
     "history": "(job_id, after='')",
     "list": "(*, state=None, task=None, queue=None, owner=None, after=None, limit=50)",
@@ -181,12 +185,18 @@ def test_the_fields_of_the_values() -> None:
     assert names(jobkit.Job) == (
         "id task state reason queue priority dead_letter_queue owner fence worker "
         "attempts starts recoveries interruptions crashes_without_progress crash_limit "
-        "rate_limited budgets position stages checkpoint progress error request "
-        "replay_of replays message created_at published_at started_at updated_at "
+        "rate_limited budgets position stages checkpoint progress error "
+        "open_failures request replay_of replays message created_at published_at started_at updated_at "
         "finished_at due_at lease_until"
     )
     assert names(jobkit.RetryPolicy) == (
         "transient rate_limited unknown crashes total base cap verdicts never"
+    )
+    assert names(jobkit.SkipPolicy) == (
+        "max_failures max_rate min_seen max_consecutive item_retries item_base"
+    )
+    assert names(jobkit.ItemFailure) == (
+        "stage key error message attempts first_at last_at open payload"
     )
     assert SCHEMA == 1
 
@@ -247,8 +257,11 @@ TREE = {
     "JobNotFound": ["JobkitError", "LookupError"],
     "NotAllowed": ["JobkitError"],
     "Transient": ["JobkitError"],
+    "DependencyDown": ["Transient"],
     "RateLimited": ["JobkitError"],
     "Permanent": ["JobkitError"],
+    "TooManyFailures": ["Permanent"],
+    "SkipItem": ["JobkitError"],
     "Interrupted": ["BaseException"],
     "Drained": ["Interrupted"],
     "Paused": ["Interrupted"],
@@ -317,7 +330,7 @@ def test_the_signals_and_what_they_tell() -> None:
 EVENTS = {
     *("scheduled", "queued", "started", "progressed", "retrying", "interrupted"),
     *("recovered", "replaced", "asked", "paused", "resumed"),
-    *("succeeded", "dead", "cancelled", "replayed", "discarded"),
+    *("succeeded", "partial", "dead", "cancelled", "replayed", "discarded"),
 }
 
 
@@ -327,8 +340,9 @@ def test_the_names_of_events() -> None:
     named = set(re.findall(r"event\(\s*id, '(\w+)'", text))
     ticks = set(re.findall(r"'name', '(\w+)'", text))
 
-    # A new job's event has the name of its state.
-    assert named | ticks | {"scheduled", "queued"} == EVENTS
+    # The events of a new job and of a good end have the names of their states.
+    by_state = {"scheduled", "queued", "succeeded", "partial"}
+    assert named | ticks | by_state == EVENTS
 
 
 # -- keys

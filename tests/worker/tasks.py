@@ -34,6 +34,8 @@ def register(app: Celery, stages: Iterable[str]) -> None:
 
     task("walk", stages=WALK_STAGES)(walk)
     task("stumble", stages=WALK_STAGES)(stumble)
+    limit = {"max_failures": 100, "max_consecutive": 20, "item_base": 0.01}
+    task("sift", stages=WALK_STAGES, skip_policy=limit)(sift)
     task("phases", stages=list(stages))(phases)
     task("add", base=JobTask)(add)
     task("patient", base=JobTask)(patient)
@@ -157,6 +159,20 @@ def stumble(
 
     _go(self, items, pause, meet)
     return items
+
+
+def sift(self: ProgressTask, items: int, bad: list[int], pause: float = 0.001) -> int:
+    """Handles numbered items, of which some are bad."""
+
+    def handle(item: int) -> None:
+        if item in bad:
+            raise LookupError(f"no order {item}")
+        note(self, item)
+        time.sleep(pause)
+
+    with self.stage("import", total=items) as stage:
+        stage.each(numbers(items), handler=handle, cursor=int)
+    return self.step("end", lambda: items)
 
 
 def phases(self: ProgressTask, items: int, pause: float = 0.01) -> list[str]:

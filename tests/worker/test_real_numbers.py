@@ -63,7 +63,9 @@ def test_a_deploy_in_mid_sync_costs_seconds_and_no_item(sync_fleet: Fleet) -> No
     assert (job.interruptions, job.recoveries, job.attempts) == (1, 0, 0)
 
 
-def test_a_job_of_thirty_visibility_timeouts_runs_once(make_fleet: FleetFactory) -> None:
+def test_a_job_of_thirty_visibility_timeouts_runs_once(
+    make_fleet: FleetFactory,
+) -> None:
     fleet = make_fleet(
         broker_transport_options={
             "visibility_timeout": 2,

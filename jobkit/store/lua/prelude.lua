@@ -1,8 +1,8 @@
 -- What the verbs share: time, keys, and the moves of a job between its states.
 -- Every script gets KEYS[1], the tag of one partition ('{jobkit:0}'); all keys
 -- it touches begin with it, so that they live in one slot of a cluster. The
--- constants RETENTION, FIELDS, SCHEMA, EVENTS_KEPT, TICKS_KEPT and TICKS_LINGER
--- are written in front of this file when it is loaded.
+-- constants RETENTION, FIELDS, SCHEMA, REPLACED, EVENTS_KEPT, LEDGER_KEPT,
+-- TICKS_KEPT and TICKS_LINGER are written in front of this file when it is loaded.
 
 local function now()
   local time = redis.call('TIME')
@@ -92,10 +92,45 @@ local function leave_untold(id, at)
   redis.call('ZADD', index('untold'), int(at), id)
 end
 
+-- Files failed items: a hash of rows, and a sorted set that keeps their order. A
+-- row is its state, its first and its last time, and the item, a line each.
+local function file_failures(id, at, rows)
+  if rows == '' then
+    return
+  end
+  local ledger, order = key('failures', id), key('failure_order', id)
+  for _, row in ipairs(cjson.decode(rows)) do
+    local name, known = row[1], redis.call('HGET', ledger, row[1])
+    local count = redis.call('HLEN', ledger)
+    if known or count < LEDGER_KEPT then
+      local state, first = string.match(known or '', '^(%a+)\n(%d+)\n')
+      if state ~= 'open' then
+        redis.call('HINCRBY', key('job', id), 'open_failures', 1)
+      end
+      first = first or int(at)
+      redis.call('HSET', ledger, name, 'open\n' .. first .. '\n' .. int(at) .. '\n' .. row[2])
+      if not known then
+        redis.call('ZADD', order, count, name)
+      end
+    end
+  end
+end
+
+-- Removes the ledger of a job's failed items.
+local function forget_failures(id)
+  redis.call('DEL', key('failures', id), key('failure_order', id))
+  redis.call('HDEL', key('job', id), 'open_failures')
+end
+
+-- The keys that a job has beside its record and that live as long as it does.
+local function companions(id)
+  return { key('events', id), key('failures', id), key('failure_order', id) }
+end
+
 -- Removes a record and all that points to it.
 local function forget(id)
   local state, task, queue_name, owner = read(id, 'state', 'task', 'queue', 'owner')
-  redis.call('DEL', key('job', id), key('events', id), key('ticks', id))
+  redis.call('DEL', key('job', id), key('ticks', id), unpack(companions(id)))
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
   redis.call('ZREM', index('leases'), id)
@@ -120,7 +155,9 @@ local function finish(id, from, to, at, ...)
   move(id, from, to, at, nil, 'finished_at', int(at), ...)
   redis.call('ZADD', index('expire'), int(expires), id)
   redis.call('PEXPIREAT', key('job', id), int(expires + LAST_CHANCE))
-  redis.call('PEXPIREAT', key('events', id), int(expires + LAST_CHANCE))
+  for _, name in ipairs(companions(id)) do
+    redis.call('PEXPIREAT', name, int(expires + LAST_CHANCE))
+  end
   redis.call('PEXPIRE', key('ticks', id), TICKS_LINGER)
 end
 
@@ -128,8 +165,10 @@ local function unfinish(id)
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
   redis.call('PERSIST', key('job', id))
-  redis.call('PERSIST', key('events', id))
   redis.call('PERSIST', key('ticks', id))
+  for _, name in ipairs(companions(id)) do
+    redis.call('PERSIST', name)
+  end
   redis.call('HDEL', key('job', id), 'finished_at', 'reason')
 end
 

@@ -32,6 +32,7 @@ write(
   'position', 0, 'attempts', 0, 'crashes_without_progress', 0
 )
 redis.call('HDEL', key('job', id), 'checkpoint', 'progress', 'budgets', 'error')
+forget_failures(id)
 move(id, 'RUNNING', 'QUEUED', at, at + tonumber(ARGV[10]))
 event(id, 'replaced', at, 'QUEUED', ARGV[3])
 return honour(id, 'QUEUED', at, run.request) or 'QUEUED'

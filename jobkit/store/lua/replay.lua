@@ -26,6 +26,7 @@ write(id, 'attempts', 0, 'rate_limited', 0, 'crashes_without_progress', 0)
 if mode == 'restart' then
   redis.call('HDEL', job, 'checkpoint', 'progress')
   write(id, 'position', 0)
+  forget_failures(id)
 end
 move(id, 'DEAD', 'QUEUED', at, at)
 event(id, 'replayed', at, 'QUEUED', said(mode, ARGV[3], ARGV[4]))

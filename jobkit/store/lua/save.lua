@@ -7,6 +7,7 @@
 -- ARGV[5] checkpoint
 -- ARGV[6] progress
 -- ARGV[7] lease
+-- ARGV[8] failed
 -- Returns {'ok', what is asked of the run}, or {'lost'}.
 local id, seq = ARGV[1], tonumber(ARGV[3])
 local run = owned(id, ARGV[2])
@@ -19,6 +20,7 @@ if seq > run.seq then
     id, at, ARGV[7], 'save_seq', ARGV[3], 'checkpoint', ARGV[5], 'progress', ARGV[6],
     'position', int(math.max(run.position, tonumber(ARGV[4])))
   )
+  file_failures(id, at, ARGV[8])
   redis.call(
     'XADD', key('ticks', id), 'MAXLEN', TICKS_KEPT, '*', 'name', 'progressed',
     'at', int(at), 'state', 'RUNNING', 'detail', '', 'progress', ARGV[6]

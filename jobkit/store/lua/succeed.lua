@@ -1,4 +1,4 @@
--- Ends a run that did all it had to do.
+-- Ends a run that did all it had to do, with failed items or without.
 -- KEYS[1] tag
 -- ARGV[1] id
 -- ARGV[2] fence
@@ -6,16 +6,19 @@
 -- ARGV[4] checkpoint
 -- ARGV[5] progress
 -- ARGV[6] reason
--- Returns 'ok' or 'lost'.
+-- Returns the state after it, or 'lost'.
 local id = ARGV[1]
 local run, state, held = owned(id, ARGV[2])
 if not run then
-  return state == 'SUCCEEDED' and held == ARGV[2] and 'ok' or 'lost'
+  local done = state == 'SUCCEEDED' or state == 'PARTIAL'
+  return done and held == ARGV[2] and state or 'lost'
 end
 local at = now()
+local open = tonumber(read(id, 'open_failures') or '0') > 0
+local to = open and ARGV[6] ~= REPLACED and 'PARTIAL' or 'SUCCEEDED'
 finish(
-  id, 'RUNNING', 'SUCCEEDED', at, 'checkpoint', ARGV[4], 'progress', ARGV[5],
+  id, 'RUNNING', to, at, 'checkpoint', ARGV[4], 'progress', ARGV[5],
   'position', int(math.max(run.position, tonumber(ARGV[3]))), 'reason', ARGV[6]
 )
-event(id, 'succeeded', at, 'SUCCEEDED', ARGV[6], ARGV[5])
-return 'ok'
+event(id, string.lower(to), at, to, ARGV[6], ARGV[5])
+return to

@@ -1,0 +1,296 @@
+"""Items that fail are filed, and the others go on; up to a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from jobkit.errors import (
+    DependencyDown,
+    Drained,
+    Permanent,
+    RateLimited,
+    SettingsError,
+    SkipItem,
+    StageError,
+    TooManyFailures,
+    Transient,
+)
+from jobkit.run import Run
+from jobkit.skip import Skipping, SkipPolicy
+from tests.unit.runs import ID, Watched, begin, kept, kill, stop_the_clock
+
+ITEMS = range(1, 21)
+
+
+@pytest.fixture
+def store() -> Watched:
+    return Watched()
+
+
+class Leaving(Exception):  # noqa: N818 - the task's own way out
+    """What a task raises to end in a way of its own."""
+
+
+def policy(**arguments: Any) -> Skipping:
+    arguments = {"item_base": 0, **arguments}
+    return Skipping(SkipPolicy(**arguments), passing=(Leaving,))
+
+
+def handle(
+    run: Run, handler: Callable[[int], object], items: Any = ITEMS, **options: Any
+) -> None:
+    options.setdefault("cursor", int)
+    with run.stage("import") as stage:
+        stage.each(items, handler, **options)
+
+
+def fails(*bad: int, error: type[Exception] = ValueError) -> Callable[[int], None]:
+    def handler(item: int) -> None:
+        if item in bad:
+            raise error(f"no {item}")
+
+    return handler
+
+
+def keys(store: Watched) -> list[str]:
+    return [row.key for row in store.failures(ID, limit=1_000).items]
+
+
+def test_a_bad_item_is_filed_and_the_others_go_on(store: Watched) -> None:
+    done: list[int] = []
+
+    def handler(item: int) -> None:
+        fails(3, 17)(item)
+        done.append(item)
+
+    run = begin(store, skipping=policy())
+    handle(run, handler)
+
+    assert done == [item for item in ITEMS if item not in (3, 17)]
+    row, _ = store.failures(ID).items
+    assert (row.stage, row.key, row.item, row.attempts) == ("import", "3", 3, 1)
+    assert (row.error, row.message) == ("ValueError", "no 3")
+    seen = run.progress
+    assert (seen.current, seen.ok, seen.failed, seen.skipped) == (20, 18, 2, 0)
+    assert store.succeed(ID, run.job.fence, run.final()) == "PARTIAL"
+
+
+def test_a_skipped_item_is_no_failure(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    handle(run, fails(3, 4, error=SkipItem))
+    assert (run.progress.ok, run.progress.failed, run.progress.skipped) == (18, 0, 2)
+    assert keys(store) == []
+
+
+def test_a_transient_error_is_tried_again(store: Watched) -> None:
+    tries: list[int] = []
+
+    def handler(item: int) -> None:
+        tries.append(item)
+        if item == 5 and tries.count(5) <= 2:
+            raise ConnectionError
+
+    run = begin(store, skipping=policy(item_retries=2))
+    handle(run, handler)
+    assert (tries.count(5), run.progress.failed, keys(store)) == (3, 0, [])
+
+
+def test_tried_often_enough_it_is_filed_with_its_attempts(store: Watched) -> None:
+    run = begin(store, skipping=policy(item_retries=2))
+    handle(run, fails(5, error=Transient))
+    (row,) = store.failures(ID).items
+    assert (row.key, row.attempts) == ("5", 3)
+
+
+@pytest.mark.parametrize("error", [ValueError, Permanent, KeyError])
+def test_other_errors_are_final_for_their_item(
+    store: Watched, error: type[Exception]
+) -> None:
+    run = begin(store, skipping=policy())
+    handle(run, fails(5, error=error))
+    (row,) = store.failures(ID).items
+    assert (row.attempts, row.error) == (1, error.__name__)
+
+
+@pytest.mark.parametrize(
+    "error", [RateLimited, SoftTimeLimitExceeded, MemoryError, StageError, Leaving]
+)
+def test_what_is_not_the_items_own_is_the_jobs(
+    store: Watched, error: type[Exception]
+) -> None:
+    run = begin(store, skipping=policy())
+    with pytest.raises(error):
+        handle(run, fails(5, error=error))
+    assert (run.saved.stage("import").current, keys(store)) == (4, [])
+
+
+def test_one_too_many_stops_the_stage_behind_it(store: Watched) -> None:
+    done: list[int] = []
+
+    def handler(item: int) -> None:
+        done.append(item)
+        fails(*range(1, 20, 2))(item)
+
+    run = begin(store, skipping=policy(max_failures=4))
+    with pytest.raises(TooManyFailures, match="5 of 9 items of stage 'import'"):
+        handle(run, handler)
+
+    assert done == list(range(1, 10))
+    assert keys(store) == ["1", "3", "5", "7", "9"]
+    state = run.saved.stage("import")
+    assert (state.current, state.ok, state.failed) == (9, 4, 5)
+
+
+def test_a_rate_is_looked_at_once_enough_was_seen(store: Watched) -> None:
+    run = begin(store, skipping=policy(max_rate=0.2, min_seen=10))
+    with pytest.raises(TooManyFailures, match="at most 20"):
+        handle(run, fails(1, 2, 3, 15))
+    assert run.saved.stage("import").current == 10
+
+
+def test_many_in_a_row_mean_that_something_is_down(store: Watched) -> None:
+    run = begin(store, skipping=policy(max_consecutive=4))
+    with pytest.raises(DependencyDown, match="4 items of stage 'import'"):
+        handle(run, fails(1, 3, 5, 7, 8, 9, 10, 11))
+    assert run.saved.stage("import").current == 10
+
+    kill(store)
+    done: list[int] = []
+
+    def handler(item: int) -> None:
+        done.append(item)
+        fails(11)(item)
+
+    with pytest.raises(DependencyDown, match="5 items"):
+        handle(begin(store, skipping=policy(max_consecutive=4)), handler)
+    assert done == [11]
+
+    kill(store)
+    handle(begin(store, skipping=policy(max_consecutive=4)), fails())
+    assert kept(store).open_failures == 8
+
+
+def test_when_all_have_failed_it_is_no_success(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    with pytest.raises(TooManyFailures, match="All 20 items"):
+        handle(run, fails(*ITEMS))
+
+
+def test_no_item_at_all_is_no_failure(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    handle(run, fails(), items=())
+    assert run.saved.stage("import").done
+
+
+def test_a_kill_neither_loses_a_row_nor_doubles_one(store: Watched) -> None:
+    run = begin(store, skipping=policy(), every=4)
+
+    def dies(item: int) -> None:
+        if item == 11:
+            raise Leaving
+        fails(2, 6, 9, 10)(item)
+
+    with pytest.raises(Leaving):
+        handle(run, dies)
+    kill(store)
+    run = begin(store, skipping=policy(), every=4)
+    handle(run, fails(2, 6, 9, 10, 12))
+
+    assert keys(store) == ["2", "6", "9", "10", "12"]
+    seen = run.progress
+    assert (seen.current, seen.ok, seen.failed) == (20, 15, 5)
+
+
+def test_rows_that_an_outage_kept_back_come_with_the_next_save(store: Watched) -> None:
+    run = begin(store, skipping=policy(), every=1)
+
+    def handler(item: int) -> None:
+        store.down = 3 <= item <= 6
+        fails(4, 5)(item)
+
+    handle(run, handler)
+    assert keys(store) == ["4", "5"]
+    assert run.failed == []
+
+
+def test_a_wait_for_an_item_ends_with_the_run(
+    store: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = stop_the_clock(monkeypatch)
+    run = begin(store, skipping=policy(item_base=60), seconds=1e6)
+
+    def sleep(seconds: float) -> None:
+        time.advance(seconds)
+        run.lease.tick(draining=time.now > 1_010)
+
+    monkeypatch.setattr("jobkit.items.time.sleep", sleep)
+    with pytest.raises(Drained):
+        handle(run, fails(5, error=ConnectionError))
+    assert kept(store).progress.current == 4
+    assert time.now < 1_011
+
+
+def test_a_key_names_the_item(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    handle(run, fails(3), key=lambda item: f"order-{item}\ud800" + "x" * 300)
+    (key,) = keys(store)
+    assert key.startswith("order-3?x")
+    assert len(key) == 200
+
+
+def test_an_item_that_cannot_be_kept_is_named_all_the_same(store: Watched) -> None:
+    class Order:
+        number = 7
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+    def handler(order: Order) -> None:
+        fails(1)(order.number)
+
+    run = begin(store, skipping=policy())
+    orders: Any = [Order(1), Order(2)]
+    handle(run, handler, items=orders, cursor=lambda order: order.number)  # type: ignore[arg-type]
+    (row,) = store.failures(ID).items
+    assert (row.key, row.item) == ("1", None)
+
+
+def test_a_task_sees_its_failures(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    with run.stage("import") as stage:
+        stage.each(ITEMS, fails(3, 8), cursor=int)
+        assert [row.item for row in stage.failures()] == [3, 8]
+
+
+def test_a_finished_stage_is_not_gone_through_again(store: Watched) -> None:
+    handle(begin(store, skipping=policy()), fails(3))
+    kill(store)
+    done: list[int] = []
+    handle(begin(store, skipping=policy()), done.append)
+    assert (done, keys(store)) == ([], ["3"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_failures": -1},
+        {"max_failures": 1.5},
+        {"max_rate": 1.1},
+        {"min_seen": None},
+        {"item_retries": "3"},
+        {"item_base": -1},
+        {"max_items": 3},
+    ],
+)
+def test_a_wrong_policy_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="skip policy"):
+        SkipPolicy.of(wrong)
+
+
+def test_a_policy_may_be_a_dict() -> None:
+    assert SkipPolicy.of({"max_failures": None}) == SkipPolicy(max_failures=None)
+    assert SkipPolicy.of(None) == SkipPolicy()

@@ -1,0 +1,63 @@
+"""A bad item is not a bad job: it is filed, and the others are handled."""
+
+import os
+import signal
+
+from jobkit import State
+from tests.worker.fleet import Fleet, FleetFactory
+from tests.worker.promises import backend_writes_here
+
+pytestmark = backend_writes_here
+
+ITEMS = 1_500
+BAD = list(range(20, ITEMS, 40))
+
+
+def test_failed_items_are_filed_once_though_the_worker_is_killed_twice(
+    make_fleet: FleetFactory,
+) -> None:
+    fleet = make_fleet(jobkit_checkpoint_every=10)
+    fleet.start("a", concurrency=2)
+    result = fleet.send("sift", ITEMS, BAD)
+    for fence in (1, 2):
+        victim = fleet.journal.wait_for(result.id, fence=fence, count=300)
+        os.kill(victim.pid, signal.SIGKILL)
+    job = fleet.wait_for(result.id)
+
+    rows = fleet.jobs.failures(result.id, limit=100).items
+    assert [row.item for row in rows] == BAD
+    assert {(row.error, row.stage, row.open) for row in rows} == {
+        ("LookupError", "import", True)
+    }
+    assert (job.state, job.recoveries, job.attempts) == (State.PARTIAL, 2, 0)
+    assert job.open_failures == len(BAD)
+    assert set(fleet.journal.items(result.id)) == set(range(1, ITEMS + 1)) - set(BAD)
+    assert fleet.ends(result.id) == [State.PARTIAL]
+    assert result.get(timeout=10) == ITEMS
+
+
+def test_one_failure_more_than_allowed_ends_the_job(fleet: Fleet) -> None:
+    fleet.start("a")
+
+    result = fleet.send("sift", 3_000, list(range(2, 3_000, 2)), 0)
+    job = fleet.wait_for(result.id)
+
+    assert (job.state, job.reason) == (State.DEAD, "too_many_failures")
+    assert (job.open_failures, job.attempts) == (101, 1)
+    assert job.error
+    assert job.error.message.startswith("101 of 202 items of stage 'import' failed")
+    assert fleet.journal.items(result.id) == list(range(1, 203, 2))
+
+
+def test_a_job_whose_dependency_is_down_waits_instead_of_failing_items(
+    make_fleet: FleetFactory,
+) -> None:
+    fleet = make_fleet(jobkit_retry_policy={"base": 0.1, "transient": 2})
+    fleet.start("a")
+
+    result = fleet.send("sift", 500, list(range(101, 501)), 0)
+    job = fleet.wait_for(result.id)
+
+    assert (job.state, job.reason) == (State.DEAD, "dependency_down")
+    assert job.attempts == 3
+    assert job.open_failures == 20 + 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobkit import codec
@@ -102,6 +102,20 @@ class Checkpoint:
             )
         except (KeyError, TypeError) as error:
             raise CodecError(f"The saved checkpoint cannot be read: {text}") from error
+
+    def over_failures(self) -> Checkpoint:
+        """Where a job begins that goes through the failed items of this one.
+
+        Steps keep their values and what went well is done; stages with failed
+        items are gone through again, over those alone.
+        """
+        stages = {
+            name: StageState(total=state.failed)
+            if state.failed
+            else replace(state, done=True)
+            for name, state in self.stages.items()
+        }
+        return Checkpoint(self.plan, stages)
 
     def misfit(self, plan: tuple[str, ...]) -> str | None:
         """Why the saved stages do not fit the code's plan; None when they do.

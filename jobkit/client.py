@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import get_args
 
+from jobkit.checkpoint import Checkpoint
 from jobkit.errors import JobNotFound, NotAllowed, SettingsError
-from jobkit.job import Event, ItemFailure, Job, Page, ReplayMode
+from jobkit.job import Event, ItemFailure, Job, Message, NewJob, Page, ReplayMode
 from jobkit.states import State
 from jobkit.store.base import Store
 from jobkit.store.redis import RedisStore
@@ -21,13 +23,15 @@ class Client:
 
     ``store`` is a store or the URL of one, under ``prefix``.
     ``cancelled`` is called with the id and reason of each job that was cancelled
-    at once, without an owner who could tell Celery.
+    at once, without an owner who could tell Celery. ``anew`` writes a job's
+    message for another id.
     """
 
     def __init__(
         self,
         store: Store | str,
         cancelled: Listener | None = None,
+        anew: Callable[[Message, str], Message] | None = None,
         *,
         prefix: str = "jobkit",
         partitions: int = 1,
@@ -36,6 +40,7 @@ class Client:
             store = RedisStore(store, prefix, partitions)
         self.store: Store = store
         self._cancelled = cancelled
+        self._anew = anew
 
     def get(self, job_id: str) -> Job:
         """The record now.
@@ -161,14 +166,20 @@ class Client:
     ) -> str:
         """Run a dead job again, with fresh budgets; the id of the job that will run.
 
-        ``resume`` goes on from the checkpoint, ``restart`` begins anew. Asked
-        twice, it is replayed once.
+        ``resume`` goes on from the checkpoint, ``restart`` begins anew. Of a job
+        that ended as PARTIAL ``failed_items`` makes another one, over those items
+        alone; as they are handled their rows are resolved, and with the last one
+        the first job is SUCCEEDED. Asked twice, it is replayed once.
 
         Raises:
-            NotAllowed: It is not dead. JobNotFound as above.
+            NotAllowed: It is not dead, or not PARTIAL. JobNotFound as above.
         """
-        if mode not in ("resume", "restart"):
-            raise SettingsError(f"A replay is 'resume' or 'restart', not {mode!r}.")
+        if mode not in get_args(ReplayMode):
+            raise SettingsError(
+                f"A replay is one of {', '.join(get_args(ReplayMode))}, not {mode!r}."
+            )
+        if mode == "failed_items":
+            return self._replay_items(job_id, actor, reason)
         answer, state = self.store.replay(job_id, mode, actor, reason)
         if answer == "refused":
             raise NotAllowed(
@@ -176,6 +187,30 @@ class Client:
                 state,
             )
         return job_id
+
+    def _replay_items(self, job_id: str, actor: str, reason: str) -> str:
+        if self._anew is None:
+            raise NotAllowed(
+                "Failed items are replayed by the client of an app, kit.jobs: this one "
+                "cannot write the message of another job."
+            )
+        job = self.get(job_id)
+        if job.message is None:
+            raise NotAllowed(f"Job {job_id!r} has no message to replay.", job.state)
+        child = self.store.partner(job_id)
+        message = self._anew(job.message, child).encode()
+        answer, found = self.store.replay_items(
+            NewJob(child, job.task, message, replay_of=job_id),
+            Checkpoint.decode(job.checkpoint).over_failures().encode(),
+            actor,
+            reason,
+        )
+        if answer == "refused":
+            raise NotAllowed(
+                f"Job {job_id!r} is {found}: only the items of a PARTIAL job are replayed.",
+                found,
+            )
+        return found
 
     def discard(self, job_id: str, *, reason: str = "", actor: str = "") -> None:
         """Give a dead job up: it becomes CANCELLED.

@@ -6,6 +6,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from operator import attrgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -174,7 +175,36 @@ class StageRun:
             TooManyFailures: The job is dead. DependencyDown: It is tried again.
             StageError, CodecError: As for ``iterate``.
         """
-        skipping, name = self._run.skipping, key or cursor or _itself
+        if self._run.job.replay_of:
+            self._replay(handler)
+            return
+        self._each(source, handler, key or cursor or _itself, total, cursor)
+
+    def _replay(self, handler: Callable[[Any], object]) -> None:
+        """Go through what failed in the job that this one replays."""
+
+        def again(row: ItemFailure) -> None:
+            if not row.payload:
+                raise LookupError(
+                    "The item was too large to be kept, or of another type."
+                )
+            handler(row.item)
+            self._run.resolved.append(row.row)
+
+        def rows(place: int | None) -> Iterator[ItemFailure]:
+            return self._run.to_replay(self.name, place)
+
+        self._each(rows, again, attrgetter("key"), None, attrgetter("place"))
+
+    def _each(
+        self,
+        source: Source[T],
+        handler: Callable[[T], object],
+        name: Callable[[T], object],
+        total: int | None,
+        cursor: Callable[[T], Any] | None,
+    ) -> None:
+        skipping = self._run.skipping
         before = seen = self.state.current
         for item in self.iterate(source, total, cursor):
             # Only here the item before has been counted, and may stop the stage.
@@ -217,10 +247,6 @@ class StageRun:
     def _file(self, item: object, key: object, error: Exception, attempts: int) -> None:
         self.state.failed += 1
         self.state.streak += 1
-        try:
-            payload = codec.dumps(item, what="item", limit=codec.CURSOR_LIMIT)
-        except CodecError:
-            payload = ""
         self._run.failed.append(
             FailedItem(
                 stage=self.name,
@@ -228,7 +254,7 @@ class StageRun:
                 error=type(error).__qualname__,
                 message=str(error)[: codec.TEXT_LIMIT],
                 attempts=attempts,
-                payload=payload,
+                payload=_payload(item),
             )
         )
 
@@ -312,6 +338,16 @@ class StageRun:
             self._save_at = count + every if every else sys.maxsize
             self._run.attend()
         return self._save_at
+
+
+def _payload(item: object) -> str:
+    """An item as the ledger keeps it, if it can."""
+    if isinstance(item, ItemFailure):
+        return item.payload
+    try:
+        return codec.dumps(item, what="item", limit=codec.CURSOR_LIMIT)
+    except CodecError:
+        return ""
 
 
 def _itself(value: T) -> T:

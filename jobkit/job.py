@@ -17,7 +17,7 @@ SCHEMA = 1
 T = TypeVar("T")
 
 RequestKind = Literal["cancel", "pause"]
-ReplayMode = Literal["resume", "restart"]
+ReplayMode = Literal["resume", "restart", "failed_items"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +155,11 @@ class ItemFailure:
     """One row of a job's ledger of failed items.
 
     ``error`` is the name of the error's class; ``attempts`` counts the tries of
-    its last run. ``open`` is False once a replay has handled the item.
+    its last run. ``open`` is False once a replay has handled the item. ``place``
+    is the row's number in the ledger, from 0.
     """
 
+    place: int
     stage: str
     key: str
     error: str
@@ -169,16 +171,22 @@ class ItemFailure:
     payload: str
 
     @property
+    def row(self) -> str:
+        """The name of the row."""
+        return f"{self.stage}\n{self.key}"
+
+    @property
     def item(self) -> Any:
         """The item itself; None when it was too large, or of a type that is not kept."""
         return codec.loads(self.payload) if self.payload else None
 
     @classmethod
-    def read(cls, entry: str) -> ItemFailure:
+    def read(cls, place: int, entry: str) -> ItemFailure:
         """A row as the store keeps it: state, first and last time, and the item."""
         state, first, last, text = entry.split("\n", 3)
         failed = FailedItem.decode(text)
         return cls(
+            place,
             *(failed.stage, failed.key, failed.error, failed.message, failed.attempts),
             first_at=clock.from_milliseconds(int(first)),
             last_at=clock.from_milliseconds(int(last)),
@@ -217,6 +225,7 @@ class NewJob:
     crashes without progress after which it is dead, ``delay`` (seconds) makes
     it SCHEDULED; without one it is QUEUED, and the caller publishes its message.
     With ``again`` it may have the id of a job that has ended, which is forgotten.
+    ``replay_of`` is the job whose failed items it is over.
     """
 
     id: str
@@ -230,6 +239,7 @@ class NewJob:
     crash_limit: int = 3
     delay: float | None = None
     again: bool = False
+    replay_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 from celery import Celery, current_app
@@ -17,7 +17,7 @@ from jobkit.drain import DrainFlag
 from jobkit.entry import ENTERING, may_repeat
 from jobkit.errors import CodecError, SettingsError, StoreError, StoreUnavailable
 from jobkit.lease import Keeper
-from jobkit.publishing import catch
+from jobkit.publishing import anew, catch
 from jobkit.queues import RoutingMap
 from jobkit.retry import RetryPolicy
 from jobkit.settings import Settings, store_url
@@ -90,7 +90,7 @@ class JobKit:
     @cached_property
     def jobs(self) -> Client:
         """The client of the app's jobs."""
-        return Client(self.store, self._cancelled)
+        return Client(self.store, self._cancelled, partial(anew, self.app))
 
     @property
     def retention(self) -> Retention:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery
@@ -198,6 +199,27 @@ def to_context(message: Message) -> Context:
             "priority": message.properties.get("priority"),
         },
     )
+
+
+def anew(app: Celery, message: Message, job_id: str) -> Message:
+    """The message of another job, of the same task with the same arguments.
+
+    It belongs to no chain, group or chord, and calls nobody back: the first job did.
+    """
+    request: Any = to_context(message)
+    none = ("parent_id", "group", "group_index", "chord", "chain", "callbacks")
+    request.update(dict.fromkeys((*none, "errbacks", "expires", "headers")))
+    request.update(id=job_id, root_id=job_id, retries=0, replaced_task_nesting=0)
+    task = app.tasks.get(message.task) or _Unknown(message.task)
+    return from_request(app, task, request)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """A task that this process does not have."""
+
+    name: str
+    serializer: str | None = None
 
 
 class Publisher:

@@ -64,6 +64,7 @@ class Run:
         self.checkpoint_every = checkpoint_every
         self.skipping = skipping or Skipping()
         self.failed: list[FailedItem] = []
+        self.resolved: list[str] = []
         self.ended = False
         self.stopped: Interrupted | None = None
         self.listener = listener
@@ -133,9 +134,20 @@ class Run:
         if self.failed:
             self.save()
             self.insist(lambda: None)
+        return self._ledger(self.job.id)
+
+    def to_replay(self, stage: str, place: int | None) -> Iterator[ItemFailure]:
+        """Open rows of the job that this one replays, behind a place in its ledger."""
+        return (
+            row
+            for row in self._ledger(self.job.replay_of)
+            if row.open and row.stage == stage and (place is None or row.place > place)
+        )
+
+    def _ledger(self, job_id: str) -> Iterator[ItemFailure]:
         after: str | None = ""
         while after is not None:
-            page = self.lease.store.failures(self.job.id, after or None, LEDGER_PAGE)
+            page = self.lease.store.failures(job_id, after or None, LEDGER_PAGE)
             yield from page.items
             after = page.next
 
@@ -241,6 +253,7 @@ class Run:
             lease.saved()
         self._unsaved = False
         del self.failed[: len(snapshot.failed)]
+        del self.resolved[: len(snapshot.resolved)]
         lease.confirm(sent_at, kept)
         if not kept.owner:
             self.check()
@@ -272,8 +285,11 @@ class Run:
         """Where the run is now, as the store keeps it."""
         if self._open is not None:
             self.progress = self._measure(self._open)
-        failed = tuple(self.failed)
-        return Snapshot(self.saved.position, self.saved.encode(), self.progress, failed)
+        return Snapshot(
+            *(self.saved.position, self.saved.encode(), self.progress),
+            failed=tuple(self.failed),
+            resolved=tuple(self.resolved),
+        )
 
     def final(self) -> Snapshot:
         """The end of a run that did all it had to do: nothing is left."""

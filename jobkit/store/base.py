@@ -46,6 +46,9 @@ InterruptKind = Literal["drain", "pause", "cancel", "requeue"]
 REPLACED = "replaced"
 """The reason of a job whose id another task goes on with."""
 
+RESOLVED = "failures_resolved"
+"""The reason of a job of which a replay has handled the last failed item."""
+
 LEASE_EXPIRED = ErrorInfo(
     "LeaseExpired",
     "The worker's lease ended without a word: it was killed, frozen or cut off.",
@@ -87,13 +90,15 @@ class Snapshot:
     """What ``save`` and the endings write down together.
 
     ``position`` only grows; it tells a crash with progress from one without.
-    ``checkpoint`` is opaque to the store. ``failed`` are items for the ledger.
+    ``checkpoint`` is opaque to the store. ``failed`` are items for the ledger,
+    ``resolved`` the names of rows of the job that this one replays.
     """
 
     position: int
     checkpoint: str
     progress: Progress
     failed: tuple[FailedItem, ...] = ()
+    resolved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +337,23 @@ class Store(Protocol):
         again: two clicks make one replay. ``("refused", state)`` otherwise.
         Raises JobNotFound.
         """
+
+    def replay_items(
+        self, child: NewJob, checkpoint: str, actor: str = "", reason: str = ""
+    ) -> tuple[str, str]:
+        """Make a job over the failed items of one that is PARTIAL.
+
+        ``child`` has the id and the message of the new job and names the old one
+        (``replay_of``), of which it takes all else; ``partner`` makes such an id.
+        QUEUED and due at once. As items are handled the old job's rows are
+        resolved; with the last one it is SUCCEEDED.
+
+        ``("done", id)`` of the new job, or of the one that goes on from an
+        earlier call; ``("refused", state)``. Raises JobNotFound.
+        """
+
+    def partner(self, job_id: str) -> str:
+        """A new id for a job that is to be kept beside another one."""
 
     def discard(
         self, job_id: str, actor: str = "", reason: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import zlib
 from dataclasses import dataclass
 
@@ -32,6 +33,13 @@ class Keys:
     def tag_of(self, job_id: str) -> str:
         """The tag of a job's partition."""
         return self.tag(self.partition(job_id))
+
+    def partner(self, job_id: str) -> str:
+        """A new id in a job's partition: after as many tries as there are."""
+        partition = self.partition(job_id)
+        while self.partition(new := str(uuid.uuid4())) != partition:
+            pass
+        return new
 
     def job(self, job_id: str) -> str:
         """The record: a hash."""

@@ -6,6 +6,7 @@ import functools
 import heapq
 import itertools
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -40,15 +41,15 @@ from jobkit.store.memory_records import (
     HINT_CAP,
     REFUSALS,
     Record,
+    heard,
     milliseconds,
     page,
     said,
     stored,
 )
 
-_DUE_STATES = frozenset(
-    {State.SCHEDULED, State.QUEUED, State.BLOCKED, State.RETRYING},
-)
+_DUE_STATES = frozenset({State.SCHEDULED, State.QUEUED, State.BLOCKED, State.RETRYING})
+_ANY = frozenset(State)
 _DONE = frozenset({State.SUCCEEDED, State.PARTIAL})
 _AFTER_RETRY = frozenset({State.RETRYING, State.CANCELLED, State.PAUSED})
 
@@ -180,6 +181,9 @@ class MemoryStore:
             if seq > run.number("save_seq"):
                 run.keep(snapshot, at)
                 run.file(snapshot.failed, at)
+                parent = self._jobs.get(run.text("replay_of"))
+                if parent:
+                    parent.resolve(snapshot.resolved, job_id, at)
                 run.write(at, save_seq=seq, lease_until=at + milliseconds(lease))
                 run.tick(at)
             return Kept(owner=True, request=run.request)
@@ -191,15 +195,16 @@ class MemoryStore:
         with self._change() as at:
             run = self._owned(job_id, fence)
             if run is None:
-                became = self._became(job_id, fence)
-                return became if became in _DONE else None
+                return self._became(job_id, fence, _DONE)
             run.keep(snapshot, at)
             run.succeed(at, reason)
             return run.state
 
-    def _became(self, job_id: str, fence: int) -> State | None:
+    def _became(
+        self, job_id: str, fence: int, among: frozenset[State] = _ANY
+    ) -> State | None:
         record = self._held(job_id, fence)
-        return record.state if record else None
+        return record.state if record and record.state in among else None
 
     def retry(
         self,
@@ -213,8 +218,7 @@ class MemoryStore:
         with self._change() as at:
             run = self._owned(job_id, fence)
             if run is None:
-                became = self._became(job_id, fence)
-                return became if became in _AFTER_RETRY else None
+                return self._became(job_id, fence, _AFTER_RETRY)
             run.blame(failure, at)
             if message:
                 run.write(at, message=message)
@@ -246,7 +250,7 @@ class MemoryStore:
                 run.count("interruptions")
             taken_back = kind == "pause" and not (reason or run.request)
             if kind in ("cancel", "pause") and not taken_back:
-                run.stop(_heard(run.request, kind, reason), at)
+                run.stop(heard(run.request, kind, reason), at)
             elif not run.stop_if_asked(at):
                 run.queue(at, at)
                 run.event("interrupted", at, reason or kind)
@@ -320,8 +324,7 @@ class MemoryStore:
     def next_due(self) -> float | None:
         """Seconds until the next job is due."""
         with self._changed:
-            texts = (record.text("due_at") for record in self._jobs.values())
-            due = [int(text) for text in texts if text]
+            due = [int(at) for job in self._jobs.values() if (at := job.text("due_at"))]
             return (min(due) - self._now()) / 1000 if due else None
 
     def prune(self, limit: int = 1000) -> int:
@@ -391,6 +394,24 @@ class MemoryStore:
                 return ("done" if before else "refused"), record.state
             record.replay(mode, said(actor, reason, mode), at)
             return "done", record.state
+
+    def replay_items(
+        self, child: NewJob, checkpoint: str, actor: str = "", reason: str = ""
+    ) -> tuple[str, str]:
+        """Make a job over failed items."""
+        with self._change() as at:
+            record = self._known(child.replay_of)
+            before = self._jobs.get(record.text("replayed_by"))
+            answer = record.replay_there_is(before, child.id)
+            if answer is None:
+                self._jobs[child.id] = new = Record(self._ids)
+                new.enter_over(record, child, checkpoint, at)
+                record.replay_items(child.id, said(actor, reason, "failed_items"), at)
+            return answer or ("done", child.id)
+
+    def partner(self, job_id: str) -> str:  # noqa: ARG002 - there is one partition
+        """A new id."""
+        return str(uuid.uuid4())
 
     def discard(
         self, job_id: str, actor: str = "", reason: str = ""
@@ -467,12 +488,3 @@ class MemoryStore:
         order = "entered_at" if state else "created_at"
         with self._changed:
             return page(self._jobs.values(), given, order, after, limit)
-
-
-def _heard(asked: StopRequest | None, kind: RequestKind, reason: str) -> StopRequest:
-    """What an owner stops for; a cancel that was asked for meanwhile is not lost."""
-    own = StopRequest(kind, "", reason)
-    if asked is None:
-        return own
-    overruled = (asked.kind, kind) == ("cancel", "pause")
-    return asked if overruled or (asked.kind == kind and not reason) else own

@@ -19,6 +19,7 @@ from jobkit.job import (
     Page,
     Progress,
     ReplayMode,
+    RequestKind,
     StopRequest,
 )
 from jobkit.states import State
@@ -26,6 +27,7 @@ from jobkit.store.base import (
     EVENTS_KEPT,
     LEDGER_KEPT,
     REPLACED,
+    RESOLVED,
     TICKS_KEPT,
     Begun,
     Due,
@@ -194,6 +196,40 @@ class Record:
         self.describe(new, at)
         self.event(self.state.lower(), at)
 
+    def enter_over(self, parent: Record, new: NewJob, checkpoint: str, at: int) -> None:
+        """Become the record of a job over the failed items of another one."""
+        like = ("task", "queue", "priority", "dead_letter_queue", "owner", "stages")
+        self.move(State.QUEUED, at)
+        self.write(
+            at,
+            **{name: parent.text(name) for name in (*like, "crash_limit")},
+            id=new.id,
+            schema=SCHEMA,
+            enqueue_token=new.id,
+            message=new.message,
+            checkpoint=checkpoint,
+            replay_of=new.replay_of,
+            created_at=at,
+            due_at=at,
+        )
+        self.event("queued", at)
+
+    def replay_there_is(
+        self, before: Record | None, child: str
+    ) -> tuple[str, str] | None:
+        """Why no job over its failed items is made: it goes on, or there is none."""
+        if before and (not before.state.finished or before.text("id") == child):
+            return "done", before.text("id")
+        if self.state is not State.PARTIAL or not self.number("open_failures"):
+            return "refused", self.state
+        return None
+
+    def replay_items(self, child: str, detail: str, at: int) -> None:
+        """Note that a job goes over its failed items."""
+        self.write(at, replayed_by=child)
+        self.count("replays")
+        self.event("replayed", at, detail)
+
     def describe(self, new: NewJob, at: int) -> None:
         """Write what is to be run, and where."""
         self.write(
@@ -245,6 +281,17 @@ class Record:
                 self.count("open_failures")
             self.ledger[item.row] = f"open\n{first}\n{at}\n{item.encode()}"
 
+    def resolve(self, rows: Iterable[str], child: str, at: int) -> None:
+        """Close rows that a replay has handled; with the last one the job succeeds."""
+        for name in rows:
+            row = self.ledger.get(name, "")
+            if row.startswith("open\n"):
+                self.ledger[name] = "resolved" + row.removeprefix("open")
+                self.fields["open_failures"] = str(self.number("open_failures") - 1)
+        if self.state is State.PARTIAL and not self.number("open_failures"):
+            self.finish(State.SUCCEEDED, at, RESOLVED)
+            self.event("resolved", at, child)
+
     def forget_failures(self) -> None:
         """Empty the ledger."""
         self.ledger.clear()
@@ -253,9 +300,9 @@ class Record:
     def page_of_failures(self, after: str | None, limit: int) -> Page[ItemFailure]:
         """A part of the ledger."""
         start = int(after) + 1 if after else 0
-        rows = list(self.ledger.values())[start : start + limit]
+        rows = list(enumerate(self.ledger.values()))[start : start + limit]
         more = str(start + limit - 1) if len(rows) == limit else None
-        return Page(tuple(ItemFailure.read(row) for row in rows), more)
+        return Page(tuple(ItemFailure.read(*row) for row in rows), more)
 
     def succeed(self, at: int, reason: str) -> None:
         """End well, or as well as its failed items allow."""
@@ -406,3 +453,12 @@ def _read_place(token: str) -> tuple[int, str]:
             f"{token!r} is no place in a list: pass the `next` of an earlier page.",
         )
     return int(moment), job_id
+
+
+def heard(asked: StopRequest | None, kind: RequestKind, reason: str) -> StopRequest:
+    """What an owner stops for; a cancel that was asked for meanwhile is not lost."""
+    own = StopRequest(kind, "", reason)
+    if asked is None:
+        return own
+    overruled = (asked.kind, kind) == ("cancel", "pause")
+    return asked if overruled or (asked.kind == kind and not reason) else own

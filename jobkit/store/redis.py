@@ -190,7 +190,7 @@ class RedisStore:
             fence,
             seq,
             *replies.snapshot(snapshot),
-            *(replies.ms(lease), replies.failed(snapshot)),
+            *(replies.ms(lease), *replies.ledger(snapshot)),
         )
         return replies.kept(answer)
 
@@ -315,6 +315,20 @@ class RedisStore:
         """Run a dead job again; see ``Store.replay``."""
         return self._act(scripts.REPLAY, job_id, mode, actor, reason)
 
+    def replay_items(
+        self, child: NewJob, checkpoint: str, actor: str = "", reason: str = ""
+    ) -> tuple[str, str]:
+        """Make a job over failed items; see ``Store.replay_items``."""
+        job_id, told = child.replay_of, (actor, reason)
+        answer = self._job(
+            *(scripts.REPLAY_ITEMS, job_id, child.id, child.message, checkpoint, *told)
+        )
+        return self._answer(job_id, answer)
+
+    def partner(self, job_id: str) -> str:
+        """An id in the same partition; see ``Store.partner``."""
+        return self.keys.partner(job_id)
+
     def discard(
         self, job_id: str, actor: str = "", reason: str = ""
     ) -> tuple[str, State]:
@@ -426,11 +440,14 @@ class RedisStore:
         return [self._run(verb, tag, *arguments) for tag in self.keys.tags()]
 
     def _act(self, verb: Verb, job_id: str, *arguments: str) -> tuple[str, State]:
-        answer = self._job(verb, job_id, *arguments)
+        outcome, state = self._answer(job_id, self._job(verb, job_id, *arguments))
+        return outcome, State(state)
+
+    def _answer(self, job_id: str, answer: Sequence[str]) -> tuple[str, str]:
         if answer[0] == "unknown":
             raise JobNotFound(job_id)
         self._check(job_id, answer)
-        return answer[0], State(answer[1])
+        return answer[0], answer[1]
 
     @staticmethod
     def _check(job_id: str, answer: Sequence[str]) -> None:

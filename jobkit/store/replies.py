@@ -28,16 +28,21 @@ def snapshot(taken: Snapshot) -> tuple[int, str, str]:
     return taken.position, taken.checkpoint, taken.progress.encode()
 
 
-def failed(taken: Snapshot) -> str:
-    """Failed items as a script takes them; nothing for none."""
-    rows = [[item.row, item.encode()] for item in taken.failed]
-    return json.dumps(rows, ensure_ascii=True) if rows else ""
+def ledger(taken: Snapshot) -> tuple[str, str]:
+    """Failed items and resolved rows as a script takes them; nothing for none."""
+    failed = [[item.row, item.encode()] for item in taken.failed]
+    return _rows(failed), _rows(list(taken.resolved))
 
 
-def failures(answer: tuple[list[str], str]) -> Page[ItemFailure]:
+def _rows(rows: list[Any]) -> str:
+    return json.dumps(rows) if rows else ""
+
+
+def failures(answer: tuple[list[tuple[str, str]], str]) -> Page[ItemFailure]:
     """A part of the ledger."""
     rows, last = answer
-    return Page(tuple(ItemFailure.read(row) for row in rows), last or None)
+    found = tuple(ItemFailure.read(int(place), row) for place, row in rows)
+    return Page(found, last or None)
 
 
 def failure(met: Failure) -> tuple[int, int, str, str]:

@@ -12,6 +12,7 @@ from jobkit.store.base import (
     EVENTS_KEPT,
     LEDGER_KEPT,
     REPLACED,
+    RESOLVED,
     TICKS_KEPT,
     TICKS_LINGER,
     Retention,
@@ -56,10 +57,11 @@ ENQUEUE = _verb(
 PUBLISHED = _verb("published", "id hint ok hints fence")
 BEGIN = _verb("begin", "id token worker lease task")
 RENEW = _verb("renew", "id fence lease")
-SAVE = _verb("save", "id fence seq position checkpoint progress lease failed")
+SAVE = _verb("save", "id fence seq position checkpoint progress lease failed resolved")
 CEDE = _verb("cede", "id fence")
 SUCCEED = _verb("succeed", "id fence position checkpoint progress reason")
 FAILURES = _verb("failures", "id after limit")
+REPLAY_ITEMS = _verb("replay_items", "id child message checkpoint actor reason")
 RETRY = _verb("retry", "id fence attempt rate_limited budgets error delay message")
 BURY = _verb("bury", "id fence attempt rate_limited budgets error reason")
 INTERRUPT = _verb("interrupt", "id fence kind reason")
@@ -83,7 +85,7 @@ LIST = _verb("list", "index state task queue owner after_score after_id limit bu
 VERBS = (
     *(ENQUEUE, PUBLISHED, BEGIN, RENEW, SAVE, CEDE, SUCCEED, RETRY, BURY, INTERRUPT),
     *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
-    *(DISCARD, LIST, TOLD, UNTOLD, FAILURES),
+    *(DISCARD, LIST, TOLD, UNTOLD, FAILURES, REPLAY_ITEMS),
 )
 
 
@@ -114,7 +116,8 @@ def constants(retention: Retention) -> str:
     return (
         f"local FIELDS = {{ {fields} }}\n"
         f"local RETENTION = {{ {spans} }}\n"
-        f"local REPLACED, LEDGER_KEPT = '{REPLACED}', {LEDGER_KEPT}\n"
+        f"local REPLACED, RESOLVED = '{REPLACED}', '{RESOLVED}'\n"
+        f"local LEDGER_KEPT = {LEDGER_KEPT}\n"
         f"local SCHEMA, EVENTS_KEPT, TICKS_KEPT, TICKS_LINGER = "
         f"{SCHEMA}, {EVENTS_KEPT}, {TICKS_KEPT}, {int(TICKS_LINGER * 1000)}\n"
     )

@@ -364,7 +364,7 @@ def test_words_that_mean_nothing(store: RedisStore) -> None:
     client = Client(store)
     word: Any = "failed_item"
 
-    with pytest.raises(JobkitError, match="'resume' or 'restart', not 'failed_item'"):
+    with pytest.raises(JobkitError, match="failed_items, not 'failed_item'"):
         client.replay(ID, word)
     with pytest.raises(JobkitError, match=r"no state 'DED'.*'DEAD'"):
         client.list(state="DED")

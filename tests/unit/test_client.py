@@ -500,7 +500,7 @@ def test_a_mistyped_mode_is_refused_with_those_there_are(
     bury(store, "a")
     mode: Any = "resum"
 
-    with pytest.raises(JobkitError, match="'resume' or 'restart', not 'resum'"):
+    with pytest.raises(JobkitError, match="resume, restart, failed_items, not 'resum'"):
         client.replay("a", mode)
 
     assert client.get("a").state is State.DEAD

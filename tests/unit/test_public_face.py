@@ -145,7 +145,7 @@ def test_how_things_are_made() -> None:
     }
 
     assert made == {
-        jobkit.Client: "(store, cancelled=None, *, prefix='jobkit', partitions=1)",
+        jobkit.Client: "(store, cancelled=None, anew=None, *, prefix='jobkit', partitions=1)",
         jobkit.JobKit: "(app, store=None)",
         jobkit.Stage: "(name, weight=1.0, title=None)",
         jobkit.Page: "(items, next=None)",
@@ -196,7 +196,7 @@ def test_the_fields_of_the_values() -> None:
         "max_failures max_rate min_seen max_consecutive item_retries item_base"
     )
     assert names(jobkit.ItemFailure) == (
-        "stage key error message attempts first_at last_at open payload"
+        "place stage key error message attempts first_at last_at open payload"
     )
     assert SCHEMA == 1
 
@@ -330,14 +330,14 @@ def test_the_signals_and_what_they_tell() -> None:
 EVENTS = {
     *("scheduled", "queued", "started", "progressed", "retrying", "interrupted"),
     *("recovered", "replaced", "asked", "paused", "resumed"),
-    *("succeeded", "partial", "dead", "cancelled", "replayed", "discarded"),
+    *("succeeded", "partial", "resolved", "dead", "cancelled", "replayed", "discarded"),
 }
 
 
 def test_the_names_of_events() -> None:
     scripts = resources.files("jobkit.store").joinpath("lua").iterdir()
     text = "".join(script.read_text() for script in scripts)
-    named = set(re.findall(r"event\(\s*id, '(\w+)'", text))
+    named = set(re.findall(r"event\(\s*\w+, '(\w+)'", text))
     ticks = set(re.findall(r"'name', '(\w+)'", text))
 
     # The events of a new job and of a good end have the names of their states.

@@ -169,7 +169,7 @@ class Fleet:
         self.app = make_app(setup)
         self.journal = Journal(Path(setup.journal))
         self.workers: dict[str, Worker] = {}
-        self._folder = folder
+        self.folder = folder
 
     @property
     def kit(self) -> JobKit:
@@ -188,7 +188,7 @@ class Fleet:
 
     def worker(self, name: str, *options: str, concurrency: int = 1) -> Worker:
         """A worker that is not started yet; ``options`` are those of its command."""
-        log = self._folder / f"{name}.log"
+        log = self.folder / f"{name}.log"
         options = (*options, "-c", str(concurrency))
         self.workers[name] = Worker(name, self.setup, log, options)
         return self.workers[name]

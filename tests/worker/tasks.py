@@ -161,11 +161,17 @@ def stumble(
     return items
 
 
-def sift(self: ProgressTask, items: int, bad: list[int], pause: float = 0.001) -> int:
-    """Handles numbered items, of which some are bad."""
+def sift(
+    self: ProgressTask,
+    items: int,
+    bad: list[int],
+    pause: float = 0.001,
+    mended: str = "",
+) -> int:
+    """Handles numbered items, of which some are bad until a file is there."""
 
     def handle(item: int) -> None:
-        if item in bad:
+        if item in bad and not (mended and Path(mended).exists()):
             raise LookupError(f"no order {item}")
         note(self, item)
         time.sleep(pause)

@@ -34,15 +34,7 @@ write(
   'dead_letter_queue', ARGV[7], 'owner', ARGV[8], 'stages', ARGV[9],
   'crash_limit', ARGV[10], 'fence', fence or '0', 'created_at', int(at), 'updated_at', int(at)
 )
-redis.call('ZADD', index('all'), int(at), id)
-redis.call('ZADD', index('state:' .. state), int(at), id)
-redis.call('ZADD', index('task:' .. ARGV[3]), int(at), id)
-if ARGV[5] ~= '' then
-  redis.call('ZADD', index('queue:' .. ARGV[5]), int(at), id)
-end
-if ARGV[8] ~= '' then
-  redis.call('ZADD', index('owner:' .. ARGV[8]), int(at), id)
-end
+enter(id, state, at, ARGV[3], ARGV[5], ARGV[8])
 due_at(id, at + (delay > 0 and delay or tonumber(ARGV[12])))
 event(id, string.lower(state), at, state)
 return 'ok'

@@ -1,8 +1,8 @@
 -- What the verbs share: time, keys, and the moves of a job between its states.
 -- Every script gets KEYS[1], the tag of one partition ('{jobkit:0}'); all keys
 -- it touches begin with it, so that they live in one slot of a cluster. The
--- constants RETENTION, FIELDS, SCHEMA, REPLACED, EVENTS_KEPT, LEDGER_KEPT,
--- TICKS_KEPT and TICKS_LINGER are written in front of this file when it is loaded.
+-- constants RETENTION, FIELDS, SCHEMA, REPLACED, RESOLVED, EVENTS_KEPT,
+-- LEDGER_KEPT, TICKS_KEPT and TICKS_LINGER are written in front of this file when it is loaded.
 
 local function now()
   local time = redis.call('TIME')
@@ -116,6 +116,23 @@ local function file_failures(id, at, rows)
   end
 end
 
+-- Closes rows of a ledger whose items a replay has handled; true at the last one.
+local function resolve_failures(id, rows)
+  if rows == '' then
+    return false
+  end
+  local ledger = key('failures', id)
+  for _, name in ipairs(cjson.decode(rows)) do
+    local row = redis.call('HGET', ledger, name)
+    if row and string.sub(row, 1, 5) == 'open\n' then
+      redis.call('HSET', ledger, name, 'resolved' .. string.sub(row, 5))
+      redis.call('HINCRBY', key('job', id), 'open_failures', -1)
+    end
+  end
+  local state, open = read(id, 'state', 'open_failures')
+  return state == 'PARTIAL' and tonumber(open) == 0
+end
+
 -- Removes the ledger of a job's failed items.
 local function forget_failures(id)
   redis.call('DEL', key('failures', id), key('failure_order', id))
@@ -159,6 +176,19 @@ local function finish(id, from, to, at, ...)
     redis.call('PEXPIREAT', name, int(expires + LAST_CHANCE))
   end
   redis.call('PEXPIRE', key('ticks', id), TICKS_LINGER)
+end
+
+-- Puts a new record into the indexes.
+local function enter(id, state, at, task, queue_name, owner)
+  redis.call('ZADD', index('all'), int(at), id)
+  redis.call('ZADD', index('state:' .. state), int(at), id)
+  redis.call('ZADD', index('task:' .. task), int(at), id)
+  if queue_name ~= '' then
+    redis.call('ZADD', index('queue:' .. queue_name), int(at), id)
+  end
+  if owner ~= '' then
+    redis.call('ZADD', index('owner:' .. owner), int(at), id)
+  end
 end
 
 local function unfinish(id)

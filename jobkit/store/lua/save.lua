@@ -8,6 +8,7 @@
 -- ARGV[6] progress
 -- ARGV[7] lease
 -- ARGV[8] failed
+-- ARGV[9] resolved
 -- Returns {'ok', what is asked of the run}, or {'lost'}.
 local id, seq = ARGV[1], tonumber(ARGV[3])
 local run = owned(id, ARGV[2])
@@ -21,6 +22,11 @@ if seq > run.seq then
     'position', int(math.max(run.position, tonumber(ARGV[4])))
   )
   file_failures(id, at, ARGV[8])
+  local parent = read(id, 'replay_of') or ''
+  if parent ~= '' and resolve_failures(parent, ARGV[9]) then
+    finish(parent, 'PARTIAL', 'SUCCEEDED', at, 'reason', RESOLVED)
+    event(parent, 'resolved', at, 'SUCCEEDED', id)
+  end
   redis.call(
     'XADD', key('ticks', id), 'MAXLEN', TICKS_KEPT, '*', 'name', 'progressed',
     'at', int(at), 'state', 'RUNNING', 'detail', '', 'progress', ARGV[6]

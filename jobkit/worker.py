@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import billiard
 import click
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import Terminated, WorkerLostError
@@ -59,7 +60,7 @@ class JobStep(bootsteps.StartStopStep):
         """Check the settings before anything starts, and hear of the shutdown."""
         _checked(self.kit)
         guard.install()
-        self.kit.drain.clear()
+        self.kit.drain.begin(forks=_forks(parent))
         worker_shutting_down.connect(self._drain, weak=False)
         _before(parent, "wait_for_soft_shutdown", self._drain)
         return None
@@ -245,6 +246,13 @@ class JobRequest(_Request):  # type: ignore[misc]
 
 def _is_lost(error: BaseException) -> bool:
     return isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt))
+
+
+def _forks(worker: Any) -> bool:
+    """Whether the children of this worker's pool are forks of it."""
+    # The setting is new in Celery 5.7, and leaves the project's own choice alone.
+    setting = getattr(worker, "pool_start_method", "fork")
+    return setting == "fork" and billiard.get_start_method() == "fork"
 
 
 def _checked(kit: JobKit) -> None:

@@ -401,7 +401,7 @@ def test_a_drain_hands_the_job_over_at_once(app: Celery) -> None:
     assert (stopped.state, stopped.attempts, stopped.interruptions) == ("QUEUED", 0, 1)
     assert stopped.progress.current == 3
     assert state_of(app, result.id) == "PENDING"
-    kit_of(app).drain.clear()
+    kit_of(app).drain.begin(forks=True)
     assert again(app) == 1
     assert handled == list(range(6))
     assert names(app, result.id)[2:] == ["interrupted", "started", "succeeded"]
@@ -704,7 +704,7 @@ def test_an_exit_in_a_drain_hands_the_job_over(app: Celery) -> None:
     result = make_task(app, importing(handled, leave)).delay()
     with pytest.raises(SystemExit):
         run(app, result.id)
-    kit_of(app).drain.clear()
+    kit_of(app).drain.begin(forks=True)
 
     job = record(app, result.id)
     assert (job.state, job.attempts, job.progress.current) == (State.QUEUED, 0, 2)

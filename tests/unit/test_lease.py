@@ -453,16 +453,48 @@ if child == 0:
 os.read(ready, 1)
 flag.set()
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-flag.clear()
-assert not flag.is_set()
+print("well")
+"""
+
+SPAWNED_DRAIN = """
+import os
+import subprocess
+import sys
+from pathlib import Path
+from jobkit.drain import VARIABLE, DrainFlag
+
+CHILD = (
+    "from jobkit.drain import DrainFlag; from tests.waiting import wait_until; "
+    "flag = DrainFlag(); assert not flag.is_set(); print('ready', flush=True); "
+    "wait_until(flag.is_set, 'the child hears of the drain')"
+)
+flag = DrainFlag()
+flag.begin(forks=False)
+path = Path(os.environ[VARIABLE])
+assert path.stat().st_mode & 0o777 == 0o600
+command = [sys.executable, "-c", CHILD]
+child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+assert child.stdout.readline() == "ready\\n"
+flag.set()
+assert child.wait() == 0
+nested = DrainFlag()
+assert nested.is_set()
+nested.begin(forks=True)
+assert not nested.is_set() and flag.is_set() and VARIABLE not in os.environ
+del flag
+assert not path.exists()
+os.environ[VARIABLE] = str(path)
+assert not DrainFlag().is_set()
 print("well")
 """
 
 
 @pytest.mark.parametrize(
-    "program", [FORKED_KEEPER, FORKED_DRAIN], ids=["keeper", "drain"]
+    "program",
+    [FORKED_KEEPER, FORKED_DRAIN, SPAWNED_DRAIN],
+    ids=["keeper", "drain", "spawned"],
 )
-def test_a_forked_child_has_a_keeper_of_its_own_and_hears_of_the_drain(
+def test_a_child_has_a_keeper_of_its_own_and_hears_of_the_drain(
     program: str,
 ) -> None:
     done = subprocess.run(
@@ -483,7 +515,7 @@ def test_a_drain_flag_can_be_taken_back() -> None:
     assert not flag.is_set()
     flag.set()
     assert flag.is_set()
-    flag.clear()
+    flag.begin(forks=True)
     assert not flag.is_set()
 
 

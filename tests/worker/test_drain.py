@@ -2,6 +2,7 @@
 
 import signal
 import time
+from pathlib import Path
 
 from jobkit import Job, JobResult, State
 from tests.waiting import wait_until
@@ -58,6 +59,23 @@ def test_a_warm_shutdown_hands_the_job_over(fleet: Fleet) -> None:
     assert seconds <= HANDOVER + SLACK
     assert code == 0
     assert shown <= {"PENDING", "PROGRESS", "SUCCESS"}
+
+
+def test_a_spawned_child_hands_the_job_over(
+    make_fleet: FleetFactory, tmp_path: Path
+) -> None:
+    spawn = {"worker_pool_start_method": "spawn", "include": ["tests.worker.app"]}
+    fleet = make_fleet(**spawn)
+    fleet.start("a", "b")
+    result = fleet.send("walk", ITEMS)
+
+    job, code, _, seconds = handed_over(fleet, result, signal.SIGTERM)
+
+    assert_drained(fleet, job)
+    assert seconds <= HANDOVER + SLACK
+    assert code == 0
+    # That of the other worker, which goes on.
+    assert len(list(tmp_path.glob("jobkit-drain-*"))) == 1
 
 
 def test_a_cold_shutdown_repeats_the_item_in_hand_at_most(fleet: Fleet) -> None:

@@ -24,6 +24,7 @@ from jobkit import guard, signals
 from jobkit.acks import Acknowledger
 from jobkit.errors import JobkitError, SettingsError
 from jobkit.job import ErrorInfo
+from jobkit.leaving import Leaving
 from jobkit.rounds import Rounds, announce
 from jobkit.states import State
 from jobkit.store.base import Failure
@@ -77,6 +78,10 @@ class JobStep(bootsteps.StartStopStep):
         self._go("jobkit-acks", ACK_EVERY, acks.look, lambda: None)
         self._timer = parent.timer.call_repeatedly(ACK_EVERY, acks.acknowledge)
         self._go("jobkit-prune", PRUNE_EVERY, rounds.prune, store.close)
+        # Not joined: it sees to what the pool waits for after this step has ended.
+        watch = Leaving(self.kit.open_store, JobRequest).watch
+        name, told = "jobkit-leaving", (self._stop,)
+        threading.Thread(target=watch, args=told, name=name, daemon=True).start()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """End the rounds."""

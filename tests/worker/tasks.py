@@ -131,7 +131,13 @@ def _memory() -> NoReturn:
     raise MemoryError
 
 
-TROUBLES: dict[str, Callable[[], NoReturn]] = {
+def _deaf() -> None:
+    """One long item that no signal ends, as a call into C."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    time.sleep(300)
+
+
+TROUBLES: dict[str, Callable[[], None]] = {
     "crash": _crash,
     "kill": _kill,
     "permanent": _permanent,
@@ -140,6 +146,7 @@ TROUBLES: dict[str, Callable[[], NoReturn]] = {
     "value": _value,
     "memory": _memory,
     "exit": sys.exit,
+    "deaf": _deaf,
 }
 
 

@@ -4,10 +4,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from jobkit import Job, JobResult, State
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, FleetFactory
-from tests.worker.promises import HANDOVER, SLACK, on_both_brokers
+from tests.worker.promises import HANDOVER, RECOVERY, SLACK, on_both_brokers
+from tests.worker.setup import LEASE
 
 ITEMS = 200
 
@@ -108,18 +111,37 @@ def test_a_cold_shutdown_hands_over_a_job_whose_message_is_acknowledged(
 
 
 def test_a_soft_shutdown_hands_the_job_over(make_fleet: FleetFactory) -> None:
-    timeout = 3
-    fleet = make_fleet(worker_soft_shutdown_timeout=timeout)
+    fleet = make_fleet(worker_soft_shutdown_timeout=8)
     fleet.start("a", "b")
     result = fleet.send("walk", ITEMS)
 
     job, _, shown, seconds = handed_over(fleet, result, signal.SIGQUIT)
 
     assert_drained(fleet, job)
-    # The worker waits for a message when its main loop goes to sleep: it may
-    # get the very one that it has handed over, and gives it back when it leaves.
-    assert seconds <= timeout + HANDOVER + SLACK
+    assert seconds <= HANDOVER + SLACK
     assert shown <= {"PENDING", "PROGRESS", "SUCCESS"}
+
+
+def test_a_job_goes_on_though_the_leaving_worker_has_fetched_it_again(
+    make_fleet: FleetFactory,
+) -> None:
+    fleet = make_fleet(worker_soft_shutdown_timeout=10, jobkit_dispatch_interval=0.05)
+    (leaving,) = fleet.start("a")
+    # Publishes only, so that the last fetch of the other gets the message.
+    publishing = fleet.worker("b", "-Q", "elsewhere").start()
+    result = fleet.send("walk", ITEMS)
+    fleet.journal.wait_for(result.id, count=10)
+
+    leaving.send_signal(signal.SIGQUIT)
+    wait_until(
+        lambda: f"Published job {result.id}" in publishing.log, "it is handed on"
+    )
+    fleet.start("c")
+
+    fleet.journal.wait_for(result.id, fence=2)
+    assert leaving.running
+    assert_drained(fleet, fleet.wait_for(result.id))
+    assert leaving.running
 
 
 def test_a_job_that_no_worker_has_begun_is_handed_over_too(fleet: Fleet) -> None:
@@ -132,3 +154,41 @@ def test_a_job_that_no_worker_has_begun_is_handed_over_too(fleet: Fleet) -> None
 
     assert fleet.wait_for(second.id).starts == 1
     assert fleet.wait_for(first.id).interruptions == 1
+
+
+@on_both_brokers
+@pytest.mark.parametrize("cut", [False, True], ids=["warm", "cut short"])
+def test_a_job_that_does_not_stop_is_named_and_recovered(
+    make_fleet: FleetFactory, cut: bool
+) -> None:
+    fleet = make_fleet(jobkit_checkpoint_every=5)
+    (worker,) = fleet.start("a", concurrency=2)
+    deaf, other = fleet.send("stumble", 40, [13], "deaf"), fleet.send("walk", ITEMS)
+    fleet.journal.wait_for(deaf.id, count=13)
+    fleet.journal.wait_for(other.id, count=10)
+    fetched = fleet.send("walk", 5)
+    wait_until(lambda: f"[{fetched.id}] received" in worker.log, "it is fetched")
+    fleet.start("b", concurrency=2)
+
+    asked_at = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    if cut:
+        wait_until(lambda: "Warm shutdown" in worker.log, "it has heard of it")
+        worker.send_signal(signal.SIGQUIT)
+    wait_until(lambda: f"Job {deaf.id} has not stopped" in worker.log, "it is named")
+    killed_at = worker.kill()
+
+    assert "stage 'import', cursor 10, 10 items" in worker.log
+    assert worker.log.count("has not stopped") == 1
+    resumed = fleet.journal.wait_for(deaf.id, fence=2)
+    assert resumed.item == "11"
+    assert resumed.at - killed_at <= LEASE + RECOVERY + SLACK
+    begun, resumed = (
+        fleet.journal.wait_for(fetched.id),
+        fleet.journal.wait_for(other.id, 2),
+    )
+    assert max(begun.at, resumed.at) - asked_at <= HANDOVER + SLACK
+    jobs = [fleet.wait_for(result.id) for result in (deaf, other, fetched)]
+    assert {job.state for job in jobs} == {State.SUCCEEDED}
+    assert [job.recoveries for job in jobs] == [1, 0, 0]
+    assert [job.attempts for job in jobs] == [0, 0, 0]

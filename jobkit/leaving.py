@@ -74,24 +74,21 @@ class Leaving:
     def _name_if_deaf(self, store: Store, request: Any) -> None:
         try:
             job = store.get(request.id)
+            saved = _last_saved(job) if job and _runs_here(job, request) else ""
         except JobkitError as trouble:
-            if request in state.active_requests:
-                logger.warning(
-                    "Job %s has not stopped for the shutdown, and its record cannot "
-                    "be read: %s",
-                    *(request.id, trouble),
-                )
-            return
-        if job is not None and self._runs_here(job, request):
+            here = request in state.active_requests
+            saved = f"not known, {trouble}" if here else ""
+        if saved:
             logger.warning(
                 "Job %s has not stopped for the shutdown within %.0f s. If this worker "
                 "ends first, another one goes on from its last checkpoint: %s",
-                *(job.id, DEAF_AFTER, _last_saved(job)),
+                *(request.id, DEAF_AFTER, saved),
             )
 
-    def _runs_here(self, job: Job, request: Any) -> bool:
-        worker, _, _ = job.worker.rpartition("/")
-        return job.state is State.RUNNING and worker == request.hostname
+
+def _runs_here(job: Job, request: Any) -> bool:
+    worker, _, _ = job.worker.rpartition("/")
+    return job.state is State.RUNNING and worker == request.hostname
 
 
 def _last_saved(job: Job) -> str:

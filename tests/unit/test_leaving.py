@@ -42,7 +42,7 @@ def test_a_running_job_is_named_though_the_store_is_away(
     named = [text for text in caplog.messages if "has not stopped" in text]
     assert len(named) == 1
     assert named[0].startswith("Job runs has not stopped for the shutdown")
-    assert "cannot be read" in named[0]
+    assert "checkpoint: not known" in named[0]
 
 
 def test_nothing_is_asked_when_nothing_is_held(

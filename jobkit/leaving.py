@@ -35,38 +35,36 @@ class Leaving:
     def __init__(self, open_store: Callable[[], Store], kind: type[Any]) -> None:
         self._open_store = open_store
         self._kind = kind
+        self._held: dict[str, Any] = {}
+
+    def note(self) -> None:
+        """Take down what the worker holds; a cold shutdown lets go of it next."""
+        for request in tuple(state.requests.values()):
+            if isinstance(request, self._kind):
+                self._held[request.id] = request
 
     def watch(self, leaving: threading.Event) -> None:
-        """Wait for the shutdown, and see to the jobs of that moment."""
+        """Wait for the shutdown, and see to the jobs that were noted."""
         leaving.wait()
-        held = self._held()
-        if not held:
+        if not self._held:
             return
         store = self._open_store()
         try:
-            self._hand_over(store, held)
+            self._hand_over(store)
             # A message that its last fetch took is not read any more.
             time.sleep(LAST_FETCH)
-            held |= self._held()
-            self._hand_over(store, held)
+            self.note()
+            self._hand_over(store)
             time.sleep(DEAF_AFTER - LAST_FETCH)
-            for request in held.values():
+            for request in tuple(self._held.values()):
                 self._name_if_deaf(store, request)
         finally:
             store.close()
 
-    def _held(self) -> dict[str, Any]:
-        requests = tuple(state.requests.values())
-        return {
-            request.id: request
-            for request in requests
-            if isinstance(request, self._kind)
-        }
-
-    def _hand_over(self, store: Store, held: dict[str, Any]) -> None:
+    def _hand_over(self, store: Store) -> None:
         """Have those that wait for a worker published at once: for another one."""
         try:
-            for job_id in held:
+            for job_id in tuple(self._held):
                 store.published(job_id, 0, ok=False)
         except JobkitError as trouble:
             logger.warning("Jobs go back when this worker has ended: %s", trouble)

@@ -53,6 +53,7 @@ class JobStep(bootsteps.StartStopStep):
         super().__init__(parent, **kwargs)
         self.kit: JobKit = parent.app.jobkit
         self._stop = threading.Event()
+        self._leaving = Leaving(self.kit.open_store, JobRequest)
         self._threads: list[threading.Thread] = []
         self._timer: Any = None
         self._rounds: Rounds | None = None
@@ -79,9 +80,8 @@ class JobStep(bootsteps.StartStopStep):
         self._timer = parent.timer.call_repeatedly(ACK_EVERY, acks.acknowledge)
         self._go("jobkit-prune", PRUNE_EVERY, rounds.prune, store.close)
         # Not joined: it sees to what the pool waits for after this step has ended.
-        watch = Leaving(self.kit.open_store, JobRequest).watch
-        name, told = "jobkit-leaving", (self._stop,)
-        threading.Thread(target=watch, args=told, name=name, daemon=True).start()
+        watch = partial(self._leaving.watch, self._stop)
+        threading.Thread(target=watch, name="jobkit-leaving", daemon=True).start()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """End the rounds."""
@@ -111,6 +111,7 @@ class JobStep(bootsteps.StartStopStep):
 
     def _drain(self, **_: Any) -> None:
         self.kit.drain.set()
+        self._leaving.note()
         self._stop.set()
 
     def _go(

@@ -26,7 +26,9 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(leaving, name, 0.0)
     gone = threading.Event()
     gone.set()
-    Leaving(lambda: RedisStore(NOWHERE, timeout=0.2), Request).watch(gone)
+    worker = Leaving(lambda: RedisStore(NOWHERE, timeout=0.2), Request)
+    worker.note()
+    worker.watch(gone)
 
 
 def test_a_running_job_is_named_though_the_store_is_away(

@@ -157,9 +157,9 @@ def test_a_job_that_no_worker_has_begun_is_handed_over_too(fleet: Fleet) -> None
 
 
 @on_both_brokers
-@pytest.mark.parametrize("cut", [False, True], ids=["warm", "cut short"])
+@pytest.mark.parametrize("signals", ["TERM", "TERM QUIT", "QUIT"])
 def test_a_job_that_does_not_stop_is_named_and_recovered(
-    make_fleet: FleetFactory, cut: bool
+    make_fleet: FleetFactory, signals: str
 ) -> None:
     fleet = make_fleet(jobkit_checkpoint_every=5)
     (worker,) = fleet.start("a", concurrency=2)
@@ -171,10 +171,9 @@ def test_a_job_that_does_not_stop_is_named_and_recovered(
     fleet.start("b", concurrency=2)
 
     asked_at = time.monotonic()
-    worker.send_signal(signal.SIGTERM)
-    if cut:
-        wait_until(lambda: "Warm shutdown" in worker.log, "it has heard of it")
-        worker.send_signal(signal.SIGQUIT)
+    for name in signals.split():
+        worker.send_signal(signal.Signals[f"SIG{name}"])
+        wait_until(lambda: "worker: " in worker.log, "it has heard of it")
     wait_until(lambda: f"Job {deaf.id} has not stopped" in worker.log, "it is named")
     killed_at = worker.kill()
 

@@ -41,7 +41,7 @@ def test_a_crash_with_progress_is_not_counted_as_poison(
 def test_the_item_that_kills_its_process_can_be_told_from_the_error(
     make_fleet: FleetFactory,
 ) -> None:
-    fleet = make_fleet(jobkit_checkpoint_every=1)
+    fleet = make_fleet(jobkit_checkpoint_every=1, jobkit_lease_seconds=30)
     fleet.start("a", concurrency=2)
 
     result = fleet.send("stumble", 100, [77], "kill", 9)

@@ -7,13 +7,13 @@ import signal
 import time
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 from random import Random
 
 import pytest
 
 from jobkit import Job, State
 from tests.chaos.conftest import CHECKPOINT_EVERY
+from tests.chaos.processes import freeze, members
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet
 
@@ -83,32 +83,6 @@ class Killer:
             ),
             f"job {job_id} has come on by {some} items",
         )
-
-
-def freeze(pids: list[int]) -> None:
-    """Stop processes, and wait until they have stopped; dead ones are left out."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: all(_status(pid) in "TZX" for pid in pids), "they stop")
-
-
-def members(group: int) -> list[int]:
-    """The processes of a group."""
-    found = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
-    return [pid for pid in found if _stat(pid)[2:3] == [str(group)]]
-
-
-def _stat(pid: int) -> list[str]:
-    """State, parent, group and so on; empty when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (ProcessLookupError, FileNotFoundError):
-        return []
-
-
-def _status(pid: int) -> str:
-    return (_stat(pid) or ["X"])[0]
 
 
 def assert_unharmed(fleet: Fleet, killer: Killer, job_id: str) -> None:

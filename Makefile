@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install services test test-long check lint types layers demo bench compat clean
+.PHONY: help install services test test-long chaos check lint types layers demo bench compat clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: install services ## Run the tests; ARGS="-k lease" runs a part of them
 
 test-long: install services ## Run the long forms of the tests
 	$(BIN)/python -m pytest -m long --timeout 1800 $(ARGS)
+
+chaos: install services ## Random faults on a cluster; ARGS="--seconds 600 --broker rabbitmq"
+	$(BIN)/python -m tests.chaos.driver $(ARGS)
 
 check: lint types layers ## Run every check but the tests
 

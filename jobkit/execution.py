@@ -296,11 +296,19 @@ class Execution:
 
     def _result_not_stored(self) -> None:
         """The backend did not take the result: go through the checkpoint again."""
+        self._keep_from_celery()
         info = ErrorInfo(
             "ResultNotStored", "The result backend did not take the result."
         )
         failure = Failure(info, self.run.job.budgets, attempt=False)
         self._retry(failure, RESULT_AGAIN, None)
+
+    def _keep_from_celery(self) -> None:
+        # Celery takes this for a failure of the task, which it is about to tell to
+        # whoever waits for it: a chord would count it, and be over.
+        request = self.request
+        request.chord = request.chain = request.errbacks = None
+        request.ignore_result = True
 
     def _celery_knows(self) -> None:
         if not self.local:

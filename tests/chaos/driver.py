@@ -96,6 +96,7 @@ def run(options: Options) -> Result:
         unsure=sum(not sent.sure for sent in producer.sent),
         repeated=found.repeated,
         late=found.late,
+        overtaken=found.overtaken,
         broken=broken,
     )
 

@@ -144,7 +144,7 @@ class Faults:
         worker, at = self._victim(), time.monotonic()
         pids = members(worker.pid)
         freeze(pids)
-        self._pause(self._lease + 0.5, self._lease + 2.5)
+        self._pause(self._lease + 1, self._lease + 5)
         # Before they wake: what they do from now on is theirs to answer for.
         self._note(FROZEN, at, frozenset(pids))
         worker.send_signal_to_all(signal.SIGCONT)

@@ -29,7 +29,7 @@ DELAYED = "delayed"
 MIX = {LONG: 4, SHORT: 4, CHORD: 2, RETRIED: 2, CANCELLED: 1, DELAYED: 2}
 """How often each kind comes, beside the others."""
 
-ROOM = 10
+ROOM = 7
 """Jobs that are not over, above which it waits: the workers keep up."""
 
 PAUSE = 0.01

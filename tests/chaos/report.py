@@ -20,11 +20,11 @@ Faults strike one after the other at random moments; meanwhile long and short jo
 chords, retries, cancels and delayed jobs are sent. Then everything is healed, and
 when all jobs are over the promises are held against what the tasks themselves wrote
 down. *Repeated* is what was done twice within the bound: after the last checkpoint
-before a crash. *Late* is what a worker wrote after it had been frozen beyond its lease,
-before it found out.
+before a crash. *Taken over* are runs that got another owner while theirs was frozen;
+*late* is what those wrote on waking, before they found out.
 
-| broker | seed | seconds | jobs | faults | lost | double owners | repeats beyond the bound | all else | repeated | late | command |
-|---|---|---|---|---|---|---|---|---|---|---|---|
+| broker | seed | seconds | jobs | faults | lost | double owners | repeats beyond the bound | all else | repeated | taken over | late | command |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -42,6 +42,7 @@ class Result:
     unsure: int
     repeated: int
     late: int
+    overtaken: int
     broken: Mapping[str, Sequence[str]]
 
     @property
@@ -58,7 +59,8 @@ def table(result: Result) -> str:
         *_block("jobs", result.jobs),
         ("  refused while a server was away", str(result.unsure)),
         ("items repeated within the bound", str(result.repeated)),
-        ("items written late by woken workers", str(result.late)),
+        ("frozen runs taken over", str(result.overtaken)),
+        ("items that they wrote on waking", str(result.late)),
         ("broken promises", str(sum(map(len, broken.values())))),
         *((f"  {promise}", str(len(broken[promise]))) for promise in verdict.PROMISES),
         ("seconds of faults, and in all", f"{result.seconds:g}, {result.took:.0f}"),
@@ -100,7 +102,7 @@ def _row(result: Result) -> str:
         *(result.broker, result.seed, f"{result.seconds:g}"),
         *(_cell(result.jobs), _cell(result.faults)),
         *(counts.pop(promise) for promise in named),
-        *(sum(counts.values()), result.repeated, result.late),
+        *(sum(counts.values()), result.repeated, result.overtaken, result.late),
         f"`{result.command}`",
     ]
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -64,11 +64,15 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was broken, by promise, and what was repeated within the bounds."""
+    """What was broken, by promise, and what was repeated within the bounds.
+
+    ``overtaken`` is how many runs another owner took over before they woke.
+    """
 
     broken: Mapping[str, Sequence[str]]
     repeated: int
     late: int
+    overtaken: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class Run:
 def judge(evidence: Evidence) -> Verdict:
     """Hold the evidence against the promises."""
     broken: dict[str, list[str]] = {promise: [] for promise in PROMISES}
-    repeated = late = 0
+    repeated = late = overtaken = 0
     for sent in evidence.sent:
         end = evidence.ends[sent.id]
         for promise, what in _of_end(sent, end, evidence):
@@ -107,13 +111,14 @@ def judge(evidence: Evidence) -> Verdict:
         for run in runs(evidence.entries.get(sent.id, ())):
             repeated += len(run.repeated)
             late += len(run.late)
+            overtaken += any(_slept_on(run, blow) for blow in evidence.blows)
             for promise, what in _of_run(run, sent, evidence):
                 broken[promise].append(
                     f"{sent.kind} {sent.id} fence {run.fence}: {what}"
                 )
     hung = [blow for blow in evidence.blows if blow.kind == HUNG]
     broken[HANGS] += [f"pids {sorted(blow.pids)}" for blow in hung]
-    return Verdict(broken, repeated, late)
+    return Verdict(broken, repeated, late, overtaken)
 
 
 def runs(entries: Sequence[Entry]) -> list[Run]:
@@ -191,6 +196,11 @@ def _just_woken(entry: Entry, run: Run, blows: Sequence[Blow]) -> bool:
         return False
     since = [e for e in run.entries if max(woken) <= e.at <= entry.at]
     return len(since) <= LATE_ITEMS or entry.at - max(woken) <= LATE_SECONDS
+
+
+def _slept_on(run: Run, blow: Blow) -> bool:
+    mine = blow.kind == FROZEN and bool(run.pids & blow.pids)
+    return mine and blow.at <= run.until <= blow.until
 
 
 def allowed(run: Run, evidence: Evidence) -> int:

@@ -88,7 +88,12 @@ class Entry:
         kit = self._task.kit
         token, hint = uuid.uuid4().hex, kit.settings.hint_seconds
         deadline = clock.monotonic() + ENDING
-        while not kit.store.enqueue(job, token, hint):
+        current = execution.current()
+
+        def enqueue() -> bool:
+            return kit.store.enqueue(job, token, hint)
+
+        while not (current.hand_on(enqueue) if current else enqueue()):
             over = clock.monotonic() > deadline
             if over or not (job.again and results.is_there(self._task, job.id)):
                 return False

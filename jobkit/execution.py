@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from celery import current_task, states
 from celery.exceptions import Ignore, Reject, Retry
@@ -20,6 +21,7 @@ from jobkit.errors import (
     LeaseLost,
     Paused,
     StoreError,
+    StoreUnavailable,
     TooManyFailures,
 )
 from jobkit.job import ErrorInfo, Message, NewJob, Progress
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from jobkit.kit import JobKit
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 REPLACE_GRACE = 10.0
 """Seconds within which a replacement is published before it is taken for lost."""
@@ -64,6 +68,7 @@ class Execution:
     policy: RetryPolicy
     local: bool
     entered: bool = False
+    through: bool = False
     retrying: bool = False
     replacing: bool = False
     resend: Resend | None = None
@@ -153,6 +158,25 @@ class Execution:
         stop = lost or self.run.stopped
         if stop and not self.run.ended:
             self.ended_by(stop)
+        self.through = True
+
+    def hand_on(self, write: Callable[[], T]) -> T:
+        """Make the write that enqueues another job from within this run.
+
+        When the body is through, it is a callback: there is nobody who would try
+        again, and Celery gives a chord up whose body cannot be enqueued at once.
+
+        Raises:
+            StoreUnavailable: At once in the body, which may see to it; else when the
+                store stayed out of reach for as long as the lease held.
+        """
+        if self.local or self.run.ended or not self.through:
+            return write()
+        try:
+            return self.run.insist(write)
+        except LeaseLost as lost:
+            # Celery knows nothing of interruptions where it calls callbacks.
+            raise StoreUnavailable(f"Nothing was enqueued: {lost}.") from lost
 
     def interrupted(self, stop: Interrupted) -> NoReturn:
         """The run stopped at an item boundary."""

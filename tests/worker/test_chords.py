@@ -1,10 +1,13 @@
 """Chords count every member once, whatever happened to it on the way."""
 
+from typing import Any
+
 from celery import chord
 
 from jobkit import State
+from tests.servers import ValkeyServer
 from tests.waiting import wait_until
-from tests.worker.fleet import Fleet
+from tests.worker.fleet import Fleet, FleetFactory
 
 
 def test_a_chord_gets_all_results_though_members_are_killed(fleet: Fleet) -> None:
@@ -59,3 +62,33 @@ def test_a_chord_with_a_cancelled_member_fails_as_one_with_a_revoked_task(
     assert fleet.shown(running.id) == "REVOKED"
     assert fleet.shown(result.id) == "FAILURE"
     assert not [e for e in fleet.journal.entries() if e.item.startswith("total")]
+
+
+def test_the_body_of_a_chord_waits_for_the_store(
+    valkey_server: ValkeyServer, make_fleet: FleetFactory
+) -> None:
+    fleet = make_fleet(
+        valkey_server.url, jobkit_lease_seconds=9, jobkit_store_timeout=0.3
+    )
+    (worker,) = fleet.start("a", concurrency=2)
+    result: Any = chord([fleet.task("add").s(1, 2), fleet.task("walk").s(150)])(
+        fleet.task("total").s()
+    )
+    last = result.parent.results[1].id
+    fleet.journal.wait_for(last, count=130)
+    assert fleet.wait_for(result.parent.results[0].id).state is State.SUCCEEDED
+
+    valkey_server.kill()
+    fleet.journal.wait_for(last, count=150)
+    noticed = worker.log_size
+    wait_until(
+        lambda: "goes on without saving" in worker.log_from(noticed),
+        "the end of the last member has met the outage",
+    )
+    valkey_server.start()
+
+    assert result.get(timeout=20) == 153
+    assert fleet.journal.items(last) == list(range(1, 151))
+    assert fleet.wait_for(last).attempts == 0
+    totals = [e for e in fleet.journal.entries() if e.item.startswith("total")]
+    assert [(e.job, e.item) for e in totals] == [(result.id, "total-2")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ _NOT_PROPERTIES = frozenset(
 
 ETA = "jobkit_eta"
 """The header for the ``eta`` of a job: Celery's would have a worker hold it."""
+
+_DELAYED = re.compile(r"(?P<name>(?:.+_)?celery_delayed)_(?:\d+|delivery)")
+_DELAY = re.compile(r"^(?:[01]\.){28}")
 
 Publish = Callable[[], None]
 Decide = Callable[[Message, Publish], None]
@@ -81,6 +85,9 @@ def catch(task: str, body: Any, options: Mapping[str, Any]) -> Message:
     if options.get("compression"):
         body, headers["compression"] = compress(body, options["compression"])
     exchange = options.get("exchange") or ""
+    place, key = _undelayed(
+        getattr(exchange, "name", exchange), options.get("routing_key") or ""
+    )
     return Message(
         task=task,
         body=body,
@@ -94,9 +101,21 @@ def catch(task: str, body: Any, options: Mapping[str, Any]) -> Message:
                 if name not in _NOT_PROPERTIES and value is not None
             },
         ),
-        exchange=getattr(exchange, "name", exchange),
-        routing_key=options.get("routing_key") or "",
+        exchange=place,
+        routing_key=key,
     )
+
+
+def _undelayed(exchange: str, routing_key: str) -> tuple[str, str]:
+    """Where a message goes without the delay that Celery has with quorum queues.
+
+    Its name for an exchange is the delay's and not the task's; what comes out of
+    the last one goes to the queue of the bare routing key.
+    """
+    delayed = _DELAYED.fullmatch(exchange)
+    if delayed is None:
+        return exchange, routing_key
+    return f"{delayed['name']}_delivery", _DELAY.sub("", routing_key, count=1)
 
 
 def _kept(values: dict[str, Any]) -> dict[str, Any]:
@@ -273,10 +292,16 @@ class Publisher:
         return self._connection
 
     def _declare(self, message: Message) -> list[Any]:
+        queues = self._app.amqp.queues
         if message.exchange:
-            return []
-        queue = self._app.amqp.queues.get(message.routing_key)
+            place = (message.exchange, message.routing_key)
+            return [queue for queue in queues.values() if _place(queue) == place]
+        queue = queues.get(message.routing_key)
         return [queue] if queue is not None else []
+
+
+def _place(queue: Any) -> tuple[str, str]:
+    return getattr(queue.exchange, "name", ""), queue.routing_key
 
 
 def broker_errors(connection: Any) -> tuple[type[BaseException], ...]:

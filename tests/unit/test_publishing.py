@@ -16,6 +16,7 @@ from celery.app.task import Context
 from celery.signals import before_task_publish
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
+from kombu.transport.native_delayed_delivery import calculate_routing_key
 
 from jobkit import (
     Client,
@@ -574,6 +575,26 @@ def test_a_publisher_declares_the_queue_as_the_first_caller_did(
 
     assert publisher._declare(message) == [app.amqp.queues[queue]]
     assert publisher._declare(elsewhere) == []
+
+
+def test_a_publisher_declares_the_queue_behind_an_exchange_too(
+    make_app: MakeApp, queue: str
+) -> None:
+    app = make_app(task_default_queue=queue, task_default_exchange_type="topic")
+    message = Message("t", b"", "", "", exchange=queue, routing_key=queue)
+
+    assert Publisher(app)._declare(message) == [app.amqp.queues[queue]]
+
+
+@pytest.mark.parametrize("level", ["27", "0", "delivery"])
+def test_a_message_is_kept_without_the_delay_of_quorum_queues(level: str) -> None:
+    delayed = calculate_routing_key(90, "orders.high")
+    options = {"exchange": f"celery_delayed_{level}", "routing_key": delayed}
+
+    message = catch("t", {}, options)
+
+    assert message.exchange == "celery_delayed_delivery"
+    assert message.routing_key == queue_of(message) == "orders.high"
 
 
 def test_a_publisher_says_that_the_broker_is_down(make_app: MakeApp) -> None:

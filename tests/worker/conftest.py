@@ -12,7 +12,8 @@ import pytest
 from tests.servers import ValkeyServer
 from tests.worker.fleet import Fleet, FleetFactory, new_name, opened, show_logs
 from tests.worker.invariants import check
-from tests.worker.setup import Setup
+from tests.worker.promises import CLASSIC, QUORUM, REDIS
+from tests.worker.setup import QUORUM_CONF, Broker, Setup
 
 STANDING: list[Fleet] = []
 """The fleets that stay for a whole module."""
@@ -24,30 +25,31 @@ STANDING_CONF = {
 
 
 @pytest.fixture
-def broker(request: pytest.FixtureRequest) -> str:
-    """The broker's URL: Redis, or what a test is parametrised with."""
-    kind = getattr(request, "param", "redis")
-    if kind == "rabbit":
-        return str(request.getfixturevalue("rabbit").url)
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """Redis, or what a test is parametrised with."""
+    kind = getattr(request, "param", REDIS)
+    if kind in {CLASSIC, QUORUM}:
+        url = str(request.getfixturevalue("rabbit").url)
+        return Broker(url, QUORUM_CONF if kind == QUORUM else {})
     valkey: ValkeyServer = request.getfixturevalue("valkey")
-    return valkey.database_url(0)
+    return Broker(valkey.database_url(0))
 
 
 @pytest.fixture
 def make_fleet(
-    broker: str, valkey: ValkeyServer, tmp_path: Path
+    broker: Broker, valkey: ValkeyServer, tmp_path: Path
 ) -> Iterator[FleetFactory]:
     """Makes fleets of a test's own, whose workers it may kill."""
     with ExitStack() as stack:
 
-        def make(store: str = "", broker: str = broker, **conf: Any) -> Fleet:
+        def make(store: str = "", broker: Broker = broker, **conf: Any) -> Fleet:
             setup = Setup(
-                broker=broker,
+                broker=broker.url,
                 backend=valkey.database_url(1),
                 store=store or valkey.database_url(2),
                 name=new_name(),
                 journal=str(tmp_path / "journal"),
-                conf=conf,
+                conf={**broker.conf, **conf},
             )
             fleet = stack.enter_context(opened(setup, tmp_path))
             stack.callback(check, fleet)

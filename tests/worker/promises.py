@@ -2,7 +2,20 @@
 
 import pytest
 
-on_both_brokers = pytest.mark.parametrize("broker", ["redis", "rabbit"], indirect=True)
+REDIS, CLASSIC, QUORUM = "redis", "rabbitmq-classic", "rabbitmq-quorum"
+
+on_all_brokers = pytest.mark.parametrize(
+    "broker", [REDIS, CLASSIC, QUORUM], indirect=True
+)
+
+on_all_brokers_at_length = pytest.mark.parametrize(
+    "broker",
+    [REDIS, CLASSIC, pytest.param(QUORUM, marks=pytest.mark.long)],
+    indirect=True,
+)
+"""For what quorum queues are not likely to change."""
+
+on_quorum_queues = pytest.mark.parametrize("broker", [QUORUM], indirect=True)
 
 backend_writes_here = pytest.mark.filterwarnings(
     "ignore:Call to deprecated setex:DeprecationWarning"

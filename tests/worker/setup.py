@@ -16,7 +16,22 @@ VARIABLE = "JOBKIT_TEST_SETUP"
 LEASE = 2.0
 """Seconds: short, so that tests need not wait long for a recovery."""
 
+QUORUM_CONF: Mapping[str, Any] = {
+    "task_default_queue_type": "quorum",
+    "task_default_exchange_type": "topic",
+    "broker_transport_options": {"confirm_publish": True},
+}
+"""An app on quorum queues, as Celery's documentation sets one up."""
+
 STAGES = ("prepare", "import", "end")
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A broker's URL, with the settings of an app that uses it."""
+
+    url: str
+    conf: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 from celery import Celery
 
-from tests.worker.setup import VARIABLE, Setup
+from tests.worker.setup import QUORUM_CONF, VARIABLE, Setup
 
 
-def send(setup: Setup, task: str, *args: Any, **headers: str) -> str:
+def send(setup: Setup, task: str, *args: Any, **options: Any) -> str:
     """Send a task by its name from another process; its id."""
     done = subprocess.run(
         [
@@ -19,7 +19,7 @@ def send(setup: Setup, task: str, *args: Any, **headers: str) -> str:
             "-m",
             "tests.worker.stranger",
             task,
-            json.dumps([args, headers]),
+            json.dumps([args, options]),
         ],
         env={**os.environ, VARIABLE: setup.encode()},
         check=True,
@@ -31,10 +31,13 @@ def send(setup: Setup, task: str, *args: Any, **headers: str) -> str:
 
 def _main(task: str, text: str) -> None:
     setup = Setup.decode(os.environ[VARIABLE])
-    args, headers = json.loads(text)
+    args, options = json.loads(text)
     with Celery("stranger", broker=setup.broker) as app:
         app.conf.task_default_queue = setup.name
-        sys.stdout.write(app.send_task(task, args, headers=headers).id)
+        app.conf.update(
+            {name: setup.conf[name] for name in QUORUM_CONF.keys() & setup.conf}
+        )
+        sys.stdout.write(app.send_task(task, args, **options).id)
 
 
 if __name__ == "__main__":

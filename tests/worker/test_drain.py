@@ -9,7 +9,13 @@ import pytest
 from jobkit import Job, JobResult, State
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, FleetFactory
-from tests.worker.promises import HANDOVER, RECOVERY, SLACK, on_both_brokers
+from tests.worker.promises import (
+    HANDOVER,
+    RECOVERY,
+    SLACK,
+    on_all_brokers,
+    on_both_brokers,
+)
 from tests.worker.setup import LEASE
 
 ITEMS = 200
@@ -51,7 +57,7 @@ def assert_drained(fleet: Fleet, job: Job, repeated: int = 0) -> None:
     assert fleet.ends(job.id) == [State.SUCCEEDED]
 
 
-@on_both_brokers
+@on_all_brokers
 def test_a_warm_shutdown_hands_the_job_over(fleet: Fleet) -> None:
     fleet.start("a", "b")
     result = fleet.send("walk", ITEMS)

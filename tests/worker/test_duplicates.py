@@ -5,7 +5,7 @@ from typing import Any
 from jobkit import State
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet
-from tests.worker.promises import on_both_brokers
+from tests.worker.promises import on_all_brokers_at_length
 
 COPIES = 30
 
@@ -15,7 +15,7 @@ def refusals(fleet: Fleet) -> int:
     return sum(log.count("is not started:") for log in logs)
 
 
-@on_both_brokers
+@on_all_brokers_at_length
 def test_user_code_runs_once_whatever_is_delivered(fleet: Fleet) -> None:
     fleet.start("a", "b")
     result = fleet.send("walk", 200)

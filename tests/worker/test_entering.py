@@ -8,7 +8,11 @@ from jobkit import JobNotFound, State
 from tests.waiting import wait_until
 from tests.worker import stranger
 from tests.worker.fleet import Fleet
-from tests.worker.promises import backend_writes_here, on_both_brokers
+from tests.worker.promises import (
+    backend_writes_here,
+    on_all_brokers_at_length,
+    on_quorum_queues,
+)
 
 
 def waiting_messages(fleet: Fleet) -> int:
@@ -19,11 +23,11 @@ def waiting_messages(fleet: Fleet) -> int:
         return int(declared.message_count)
 
 
-@on_both_brokers
+@on_all_brokers_at_length
 def test_a_job_that_a_stranger_sends_by_name_is_recorded_when_it_begins(
     fleet: Fleet,
 ) -> None:
-    job_id = stranger.send(fleet.setup, "t.add", 1, 2, shop_id="7")
+    job_id = stranger.send(fleet.setup, "t.add", 1, 2, headers={"shop_id": "7"})
     with pytest.raises(JobNotFound):
         fleet.jobs.get(job_id)
 
@@ -62,7 +66,7 @@ def test_a_job_of_ours_that_is_sent_by_name_is_recorded_before_its_message(
     assert len(fleet.journal.entries(result.id)) == 1
 
 
-@on_both_brokers
+@on_all_brokers_at_length
 @backend_writes_here
 def test_a_job_for_later_waits_in_the_store_alone(fleet: Fleet) -> None:
     later = fleet.send("add", 1, 2, countdown=3.0)
@@ -82,6 +86,29 @@ def test_a_job_for_later_waits_in_the_store_alone(fleet: Fleet) -> None:
     assert 0 <= (began - job.due_at).total_seconds() <= 2.0
     assert fleet.jobs.get(never.id).state is State.CANCELLED
     assert not fleet.journal.entries(never.id)
+
+
+@pytest.mark.long
+@on_quorum_queues
+def test_a_job_that_celery_delays_itself_is_kept_without_the_delay(
+    fleet: Fleet,
+) -> None:
+    (worker,) = fleet.start("a")
+    worker.stop()
+    result = fleet.app.send_task("t.add", (1, 2), countdown=4)
+    job = fleet.jobs.get(result.id)
+    assert job.message
+    assert job.queue == fleet.setup.name
+    assert waiting_messages(fleet) == 0
+
+    with fleet.publisher() as publisher:
+        publisher.publish(job.message)
+    wait_until(lambda: waiting_messages(fleet) == 1, "its hint is there at once", 2)
+    worker.start()
+
+    assert result.get(timeout=20) == 3
+    wait_until(lambda: "is not started: finished" in worker.log, "the other came too")
+    assert fleet.wait_for(result.id).starts == 1
 
 
 def test_a_job_with_a_key_is_there_once(fleet: Fleet) -> None:

@@ -12,7 +12,8 @@ from tests.worker.promises import (
     CHECKPOINT_INTERVAL,
     RECOVERY,
     SLACK,
-    on_both_brokers,
+    on_all_brokers,
+    on_all_brokers_at_length,
 )
 from tests.worker.setup import LEASE
 
@@ -33,7 +34,7 @@ def numbered(entry: Entry, items: set[int]) -> bool:
     return entry.item.isdecimal() and int(entry.item) in items
 
 
-@on_both_brokers
+@on_all_brokers
 def test_another_worker_goes_on_when_one_is_killed(fleet: Fleet) -> None:
     fleet.start("a", "b")
     result = fleet.send("walk", 250)
@@ -51,7 +52,7 @@ def test_another_worker_goes_on_when_one_is_killed(fleet: Fleet) -> None:
     assert result.get(timeout=10) == 250
 
 
-@on_both_brokers
+@on_all_brokers
 def test_the_same_worker_goes_on_when_its_child_is_killed(fleet: Fleet) -> None:
     (worker,) = fleet.start("a")
     result = fleet.send("walk", 250)
@@ -102,7 +103,7 @@ def test_saving_by_the_number_of_items_bounds_what_is_repeated(
     assert len(fleet.journal.repeated(result.id)) <= every
 
 
-@on_both_brokers
+@on_all_brokers_at_length
 def test_a_job_whose_message_is_acknowledged_is_recovered_all_the_same(
     make_fleet: FleetFactory,
 ) -> None:

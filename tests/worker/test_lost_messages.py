@@ -1,5 +1,6 @@
 """Messages vanish in the broker, or come back too early; the record decides."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,11 +10,19 @@ from tests.conftest import need_rabbit
 from tests.servers import RabbitServer
 from tests.waiting import wait_until
 from tests.worker import dying_producer
-from tests.worker.fleet import FleetFactory
-from tests.worker.promises import on_both_brokers
+from tests.worker.fleet import Fleet, FleetFactory
+from tests.worker.promises import on_all_brokers
+from tests.worker.setup import QUORUM_CONF, Broker
+
+CONSUMER_TIMEOUT = 3.0
+"""Seconds; RabbitMQ looks once a second then (see ``RabbitServer``)."""
+
+on_both_queue_types = pytest.mark.parametrize(
+    "conf", [{}, QUORUM_CONF], ids=["classic", "quorum"]
+)
 
 
-@on_both_brokers
+@on_all_brokers
 def test_a_job_whose_message_vanished_is_published_again(
     make_fleet: FleetFactory,
 ) -> None:
@@ -70,20 +79,53 @@ def test_a_job_longer_than_the_visibility_timeout_runs_once(
     assert result.get(timeout=10) == 400
 
 
-@pytest.mark.long
-@pytest.mark.timeout(120)
-def test_a_job_longer_than_the_consumer_timeout_runs_once(
-    make_fleet: FleetFactory,
-) -> None:
+@pytest.fixture(scope="module")
+def impatient_rabbit() -> Iterator[RabbitServer]:
+    """A RabbitMQ whose 30 minutes until it takes a message back are 3 seconds."""
     need_rabbit()
-    with RabbitServer(consumer_timeout_ms=4_000) as server:
-        fleet = make_fleet(broker=server.url, jobkit_ack_after=1)
-        fleet.start("a", "b")
-        result = fleet.send("walk", 900)
-        job = fleet.wait_for(result.id, timeout=60)
+    with RabbitServer(consumer_timeout_ms=int(CONSUMER_TIMEOUT * 1000)) as server:
+        yield server
 
-        assert fleet.journal.items(result.id) == list(range(1, 901))
-        assert (job.state, job.starts, job.recoveries) == (State.SUCCEEDED, 1, 0)
-        assert all(worker.running for worker in fleet.workers.values())
-        assert fleet.send("add", 1, 2).get(timeout=20) == 3
-        fleet.close()
+
+def deliveries(fleet: Fleet, job_id: str) -> int:
+    logs = [worker.log for worker in fleet.workers.values()]
+    return sum(log.count(f"[{job_id}] received") for log in logs)
+
+
+@on_both_queue_types
+def test_a_job_of_40_minutes_of_rabbitmqs_time_is_delivered_once(
+    impatient_rabbit: RabbitServer, make_fleet: FleetFactory, conf: dict[str, Any]
+) -> None:
+    minute = CONSUMER_TIMEOUT / 30
+    fleet = make_fleet(broker=Broker(impatient_rabbit.url, conf), jobkit_ack_after=1)
+    fleet.start("a", "b")
+    result = fleet.send("walk", 550)
+    job = fleet.wait_for(result.id, timeout=40)
+    first, *_, last = fleet.journal.entries(result.id)
+
+    assert last.at - first.at >= 40 * minute
+    assert deliveries(fleet, result.id) == 1
+    assert fleet.journal.items(result.id) == list(range(1, 551))
+    assert (job.state, job.starts, job.recoveries) == (State.SUCCEEDED, 1, 0)
+    assert fleet.send("add", 1, 2).get(timeout=20) == 3
+    assert all(worker.running for worker in fleet.workers.values())
+    fleet.close()
+
+
+@pytest.mark.long
+@on_both_queue_types
+def test_without_the_early_acknowledgement_the_worker_ends_and_the_job_does_not(
+    impatient_rabbit: RabbitServer, make_fleet: FleetFactory, conf: dict[str, Any]
+) -> None:
+    fleet = make_fleet(broker=Broker(impatient_rabbit.url, conf), jobkit_ack_after=60)
+    (worker,) = fleet.start("a")
+    result = fleet.send("walk", 700)
+
+    assert worker.wait() == 1
+    assert "PRECONDITION_FAILED" in worker.log
+    worker.start()
+    job = fleet.wait_for(result.id, timeout=40)
+
+    assert job.state is State.SUCCEEDED
+    assert set(fleet.journal.items(result.id)) == set(range(1, 701))
+    fleet.close()

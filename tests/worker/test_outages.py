@@ -9,6 +9,7 @@ from tests.servers import RabbitServer, Server, ValkeyServer
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, FleetFactory
 from tests.worker.promises import SLACK
+from tests.worker.setup import Broker
 
 TIMEOUT = 0.3
 """Seconds for one command of a store that may be gone."""
@@ -127,7 +128,7 @@ def test_a_worker_starts_without_its_store_and_waits_for_it(
 
 
 def sent_without_a_broker(server: Server, make_fleet: FleetFactory, url: str) -> None:
-    fleet = make_fleet(broker=url)
+    fleet = make_fleet(broker=Broker(url))
     with fleet.app.connection_for_write() as connection:
         connection.connect()
     server.kill()
@@ -156,7 +157,7 @@ def test_a_job_is_recorded_without_rabbitmq_and_runs_later(
 
 
 def restarts_its_broker(server: Server, make_fleet: FleetFactory, url: str) -> None:
-    fleet = make_fleet(broker=url)
+    fleet = make_fleet(broker=Broker(url))
     (worker,) = fleet.start("a")
     result = fleet.send("walk", 200)
     fleet.journal.wait_for(result.id, count=50)

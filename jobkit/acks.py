@@ -2,13 +2,15 @@
 
 A message that stays unacknowledged for the length of a long job comes again:
 after Redis's visibility timeout beside the run that goes on, and after
-RabbitMQ's consumer timeout by the end of the worker's channel.
+RabbitMQ's consumer timeout by the end of the worker's channel. So does one that
+waits behind a long job in the same worker: its record holds it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from celery.worker import state
@@ -19,12 +21,17 @@ from jobkit.store.base import Store
 
 logger = logging.getLogger(__name__)
 
+BATCH = 100
+"""Messages in one look: a worker may have taken any number ahead."""
+
 
 class Acknowledger:
-    """Acknowledges jobs that have run for ``after`` seconds and hold their lease.
+    """Acknowledges jobs that have run, or waited here, for ``after`` seconds.
 
-    ``kind`` is the class of the requests that are jobs. ``look`` asks the store and
-    belongs into a thread; ``acknowledge`` talks to the broker and belongs into the
+    Those that run must hold their lease; those that wait must be recorded, and
+    are published again when this worker does not come to them soon. ``kind`` is
+    the class of the requests that are jobs. ``look`` asks the store and belongs
+    into a thread; ``acknowledge`` talks to the broker and belongs into the
     worker's own loop.
     """
 
@@ -32,33 +39,41 @@ class Acknowledger:
         self._store = store
         self._after = after
         self._kind = kind
-        self._leased: frozenset[str] = frozenset()
+        self._held: frozenset[str] = frozenset()
 
     def look(self) -> None:
-        """Find out which of the long jobs hold their lease here."""
-        self._leased = frozenset(
-            request.id for request in self._long() if self._is_leased(request)
+        """Find out which of the jobs are held by a lease or by their record."""
+        self._held = frozenset(
+            request.id
+            for request in islice(self._open(), BATCH)
+            if self._is_held(request)
         )
 
     def acknowledge(self) -> int:
         """Acknowledge them; how many messages it were."""
-        leased = self._leased
-        ready = [request for request in self._long() if request.id in leased]
+        held = self._held
+        ready = [request for request in self._open() if request.id in held]
         for request in ready:
-            logger.info("Job %s holds its lease: message acknowledged", request.id)
+            how = "holds its lease" if request.time_start else "waits in the store"
+            logger.info("Job %s %s: message acknowledged", request.id, how)
             request.acknowledge()
         return len(ready)
 
-    def _long(self) -> Iterator[Any]:
-        begun_by = clock.wall() - self._after
-        requests: tuple[Any, ...] = tuple(state.active_requests)
+    def _open(self) -> Iterator[Any]:
+        since = clock.wall() - self._after
+        requests = {*state.active_requests, *state.reserved_requests}
         for request in requests:
             is_open = isinstance(request, self._kind) and not request.acknowledged
-            if is_open and request.time_start and request.time_start <= begun_by:
+            if is_open and (request.time_start or request.received_at) <= since:
                 yield request
 
-    def _is_leased(self, request: Any) -> bool:
+    def _is_held(self, request: Any) -> bool:
         job = self._store.get(request.id)
-        if job is None or job.state is not State.RUNNING:
+        if job is None:
             return False
-        return job.worker == f"{request.hostname}/{request.worker_pid}"
+        if request.time_start:
+            mine = f"{request.hostname}/{request.worker_pid}"
+            return job.state is State.RUNNING and job.worker == mine
+        # Only of a queued job it takes note; of any other, the message is a copy.
+        self._store.published(request.id, self._after)
+        return True

@@ -20,7 +20,7 @@ from celery.signals import worker_shutting_down
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
-from jobkit import guard, signals
+from jobkit import clock, guard, signals
 from jobkit.acks import Acknowledger
 from jobkit.errors import JobkitError, SettingsError
 from jobkit.job import ErrorInfo
@@ -134,6 +134,10 @@ class JobStep(bootsteps.StartStopStep):
 
 class JobRequest(_Request):  # type: ignore[misc]
     """A job's request in the worker's main process, which sees its child die."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.received_at = clock.wall()
 
     @property
     def _kit(self) -> JobKit:

@@ -129,3 +129,44 @@ def test_without_the_early_acknowledgement_the_worker_ends_and_the_job_does_not(
     assert job.state is State.SUCCEEDED
     assert set(fleet.journal.items(result.id)) == set(range(1, 701))
     fleet.close()
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        pytest.param({}, id="classic", marks=pytest.mark.long),
+        pytest.param(QUORUM_CONF, id="quorum"),
+    ],
+)
+def test_a_job_may_wait_behind_one_of_40_minutes_in_the_same_worker(
+    impatient_rabbit: RabbitServer, make_fleet: FleetFactory, conf: dict[str, Any]
+) -> None:
+    fleet = make_fleet(broker=Broker(impatient_rabbit.url, conf), jobkit_ack_after=1)
+    (worker,) = fleet.start("a")
+    results = [fleet.send("walk", 700), fleet.send("walk", 10)]
+    jobs = [fleet.wait_for(result.id, timeout=40) for result in results]
+
+    assert worker.running
+    assert f"{results[1].id} waits in the store: message acknowl" in worker.log
+    assert [(job.state, job.starts) for job in jobs] == [(State.SUCCEEDED, 1)] * 2
+    assert fleet.send("add", 1, 2).get(timeout=20) == 3
+    fleet.close()
+
+
+def test_a_job_that_waited_in_a_killed_worker_goes_to_another(
+    make_fleet: FleetFactory,
+) -> None:
+    fleet = make_fleet(jobkit_ack_after=0.5)
+    (worker,) = fleet.start("a")
+    _, waiting = fleet.send("walk", 1000), fleet.send("walk", 10)
+    wait_until(
+        lambda: f"{waiting.id} waits in the store: message acknowl" in worker.log,
+        "the broker has forgotten it",
+    )
+
+    worker.kill()
+    fleet.start("b", concurrency=2)
+    job = fleet.wait_for(waiting.id)
+
+    assert (job.state, job.starts) == (State.SUCCEEDED, 1)
+    assert fleet.journal.items(waiting.id) == list(range(1, 11))

@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install services test test-long chaos check lint types layers demo bench compat clean
+.PHONY: help install services test test-long check lint types layers demo bench recovery compat chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ demo: install ## Sync 50,000 orders and kill workers meanwhile; ARGS="--no-kill"
 
 bench: install ## Measure against tqdm and plain Celery
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+recovery: install services ## Measure how long jobs stand still after a kill or a shutdown; ARGS="--runs 20"
+	$(BIN)/python -m benchmarks.recovery $(ARGS)
 
 compat: install services ## Run Celery's own integration tests with our task class
 	$(BIN)/python tests/compat/run.py $(ARGS)

@@ -150,7 +150,7 @@ class Worker:
 
     def _command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "celery", "-A", "tests.worker.app", "worker"),
+            *(sys.executable, "-m", "celery", "-A", self._setup.app, "worker"),
             *("-n", f"{self.name}@test", "-l", "INFO"),
             *QUIET,
             *self._options,

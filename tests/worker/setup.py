@@ -36,7 +36,10 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Addresses and names of one test's app; ``conf`` is added to its settings."""
+    """Addresses and names of one test's app; ``conf`` is added to its settings.
+
+    ``app`` is the module that its workers load.
+    """
 
     broker: str
     backend: str
@@ -45,6 +48,7 @@ class Setup:
     journal: str
     conf: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[str, ...] = STAGES
+    app: str = "tests.worker.app"
 
     def encode(self) -> str:
         """The text that a worker's environment carries."""

@@ -28,8 +28,8 @@ BATCH = 100
 class Acknowledger:
     """Acknowledges jobs that have run, or waited here, for ``after`` seconds.
 
-    Those that run must hold their lease; those that wait must be recorded, and
-    are published again when this worker does not come to them soon. ``kind`` is
+    Those that run must hold their lease; those that wait are recorded, and
+    published again when this worker does not come to them soon. ``kind`` is
     the class of the requests that are jobs. ``look`` asks the store and belongs
     into a thread; ``acknowledge`` talks to the broker and belongs into the
     worker's own loop.
@@ -69,11 +69,11 @@ class Acknowledger:
 
     def _is_held(self, request: Any) -> bool:
         job = self._store.get(request.id)
-        if job is None:
-            return False
         if request.time_start:
             mine = f"{request.hostname}/{request.worker_pid}"
-            return job.state is State.RUNNING and job.worker == mine
+            return job is not None and (job.state, job.worker) == (State.RUNNING, mine)
+        if job is None:
+            request.adopt()
         # Only of a queued job it takes note; of any other, the message is a copy.
         self._store.published(request.id, self._after)
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -15,6 +16,7 @@ import click
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import bootsteps
+from celery.app.task import Context
 from celery.exceptions import TimeLimitExceeded
 from celery.signals import worker_shutting_down
 from celery.worker.request import Request
@@ -25,6 +27,7 @@ from jobkit.acks import Acknowledger
 from jobkit.errors import JobkitError, SettingsError
 from jobkit.job import ErrorInfo
 from jobkit.leaving import Leaving
+from jobkit.publishing import from_request
 from jobkit.rounds import Rounds, announce
 from jobkit.states import State
 from jobkit.store.base import Failure
@@ -143,6 +146,16 @@ class JobRequest(_Request):  # type: ignore[misc]
     def _kit(self) -> JobKit:
         kit: JobKit = self._app.jobkit
         return kit
+
+    def adopt(self) -> None:
+        """Record a job whose message was published without jobkit's knowing."""
+        args, kwargs, embed = self._payload
+        told = {**self.request_dict, **(embed or {})}
+        request = Context(told, args=args, kwargs=kwargs, called_directly=False)
+        message = from_request(self._app, self.task, request)
+        job = self.task.new_job(self.id, message)
+        kit = self._kit
+        kit.store.enqueue(job, uuid.uuid4().hex, kit.settings.hint_seconds)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """A lost child is a crash of the job, not yet a failure of the task."""

@@ -9,7 +9,7 @@ from jobkit import State
 from tests.conftest import need_rabbit
 from tests.servers import RabbitServer
 from tests.waiting import wait_until
-from tests.worker import dying_producer
+from tests.worker import dying_producer, stranger
 from tests.worker.fleet import Fleet, FleetFactory
 from tests.worker.promises import on_all_brokers
 from tests.worker.setup import QUORUM_CONF, Broker
@@ -158,15 +158,18 @@ def test_a_job_that_waited_in_a_killed_worker_goes_to_another(
 ) -> None:
     fleet = make_fleet(jobkit_ack_after=0.5)
     (worker,) = fleet.start("a")
-    _, waiting = fleet.send("walk", 1000), fleet.send("walk", 10)
+    fleet.send("walk", 1000)
+    ours, theirs = fleet.send("walk", 10).id, stranger.send(fleet.setup, "t.walk", 10)
+    both = f"{ours} waits in the store", f"{theirs} waits in the store"
     wait_until(
-        lambda: f"{waiting.id} waits in the store: message acknowl" in worker.log,
-        "the broker has forgotten it",
+        lambda: all(line in worker.log for line in both),
+        "the broker has forgotten them",
     )
 
     worker.kill()
     fleet.start("b", concurrency=2)
-    job = fleet.wait_for(waiting.id)
+    jobs = [fleet.wait_for(waiting) for waiting in (ours, theirs)]
 
-    assert (job.state, job.starts) == (State.SUCCEEDED, 1)
-    assert fleet.journal.items(waiting.id) == list(range(1, 11))
+    assert [(job.state, job.starts) for job in jobs] == [(State.SUCCEEDED, 1)] * 2
+    for waiting in (ours, theirs):
+        assert fleet.journal.items(waiting) == list(range(1, 11))

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 PRUNE_EVERY = 60.0
 ACK_EVERY = 1.0
 TELL_EVERY = 5.0
+LOST_EVERY = 1.0
+"""Celery looks for lost children every 5 seconds, when it missed the end of one."""
 
 _Request: Any = Request  # its stubs lack what it says of revoked and cancelled
 
@@ -58,7 +60,7 @@ class JobStep(bootsteps.StartStopStep):
         self._stop = threading.Event()
         self._leaving = Leaving(self.kit.open_store, JobRequest)
         self._threads: list[threading.Thread] = []
-        self._timer: Any = None
+        self._timers: list[Any] = []
         self._rounds: Rounds | None = None
 
     def create(self, parent: Any) -> Any:
@@ -80,7 +82,10 @@ class JobStep(bootsteps.StartStopStep):
         self._go("jobkit-rescue", every, rounds.rescue, lambda: None)
         self._go("jobkit-untold", TELL_EVERY, rounds.tell, lambda: None)
         self._go("jobkit-acks", ACK_EVERY, acks.look, lambda: None)
-        self._timer = parent.timer.call_repeatedly(ACK_EVERY, acks.acknowledge)
+        self._timers = [
+            parent.timer.call_repeatedly(ACK_EVERY, acks.acknowledge),
+            parent.timer.call_repeatedly(LOST_EVERY, parent.pool.maintain_pool),
+        ]
         self._go("jobkit-prune", PRUNE_EVERY, rounds.prune, store.close)
         # Not joined: it sees to what the pool waits for after this step has ended.
         watch = partial(self._leaving.watch, self._stop)
@@ -88,8 +93,8 @@ class JobStep(bootsteps.StartStopStep):
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """End the rounds."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         self._drain()
         for thread in self._threads:
             thread.join(timeout=5)

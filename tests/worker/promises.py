@@ -25,6 +25,9 @@ backend_writes_here = pytest.mark.filterwarnings(
 RECOVERY = 2.0
 """Seconds after the end of the lease by which another worker goes on."""
 
+NOTICED = 2.0
+"""Seconds after the end of a child by which another goes on."""
+
 HANDOVER = 2.0
 """Seconds after SIGTERM by which another worker goes on."""
 

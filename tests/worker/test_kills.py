@@ -10,6 +10,7 @@ from tests.worker.fleet import Fleet, FleetFactory
 from tests.worker.journal import Entry
 from tests.worker.promises import (
     CHECKPOINT_INTERVAL,
+    NOTICED,
     RECOVERY,
     SLACK,
     on_all_brokers,
@@ -64,6 +65,7 @@ def test_the_same_worker_goes_on_when_its_child_is_killed(fleet: Fleet) -> None:
     job = fleet.wait_for(result.id)
 
     assert resumed.pid != victim.pid
+    assert resumed.at - killed_at <= NOTICED + SLACK
     assert worker.running
     assert_all_handled(fleet, result.id, 250)
     assert_repeats_are_late(fleet, result.id, killed_at)

@@ -9,7 +9,7 @@ from jobkit import State
 from tests.servers import ValkeyServer
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, FleetFactory
-from tests.worker.promises import HANDOVER, RECOVERY, SLACK, on_both_brokers
+from tests.worker.promises import HANDOVER, RECOVERY, SLACK, on_all_brokers
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -24,7 +24,7 @@ def sync_fleet(make_fleet: FleetFactory) -> Fleet:
     return make_fleet(jobkit_lease_seconds=LEASE, jobkit_checkpoint_every=EVERY)
 
 
-@on_both_brokers
+@on_all_brokers
 def test_a_kill_in_mid_sync_costs_one_lease_and_a_hundred_items(
     sync_fleet: Fleet,
 ) -> None:
@@ -44,7 +44,7 @@ def test_a_kill_in_mid_sync_costs_one_lease_and_a_hundred_items(
     assert (job.state, job.recoveries, job.attempts) == (State.SUCCEEDED, 1, 0)
 
 
-@on_both_brokers
+@on_all_brokers
 def test_a_deploy_in_mid_sync_costs_seconds_and_no_item(sync_fleet: Fleet) -> None:
     fleet = sync_fleet
     fleet.start("a", "b")

@@ -16,6 +16,7 @@ from typing import Any
 from celery.worker import state
 
 from jobkit import clock
+from jobkit.settings import Settings
 from jobkit.states import State
 from jobkit.store.base import Store
 
@@ -28,16 +29,19 @@ BATCH = 100
 class Acknowledger:
     """Acknowledges jobs that have run, or waited here, for ``after`` seconds.
 
-    Those that run must hold their lease; those that wait are recorded, and
-    published again when this worker does not come to them soon. ``kind`` is
-    the class of the requests that are jobs. ``look`` asks the store and belongs
-    into a thread; ``acknowledge`` talks to the broker and belongs into the
-    worker's own loop.
+    Those that run must hold their lease. Those that wait are recorded, and due
+    ``lease`` seconds after this worker is gone; when they have waited for ``hint``
+    seconds, they are published again all the same, for a worker that has time.
+    ``kind`` is the class of the requests that are jobs. ``look`` asks the store
+    and belongs into a thread; ``acknowledge`` talks to the broker and belongs
+    into the worker's own loop.
     """
 
-    def __init__(self, store: Store, after: float, kind: type[Any]) -> None:
+    def __init__(self, store: Store, settings: Settings, kind: type[Any]) -> None:
         self._store = store
-        self._after = after
+        self._after = settings.ack_after
+        self._lease = settings.lease_seconds
+        self._hint = settings.hint_seconds
         self._kind = kind
         self._held: frozenset[str] = frozenset()
 
@@ -45,26 +49,30 @@ class Acknowledger:
         """Find out which of the jobs are held by a lease or by their record."""
         self._held = frozenset(
             request.id
-            for request in islice(self._open(), BATCH)
+            for request in islice(self._long(), BATCH)
             if self._is_held(request)
         )
 
     def acknowledge(self) -> int:
         """Acknowledge them; how many messages it were."""
         held = self._held
-        ready = [request for request in self._open() if request.id in held]
+        ready = [r for r in self._long() if r.id in held and not r.acknowledged]
         for request in ready:
             how = "holds its lease" if request.time_start else "waits in the store"
             logger.info("Job %s %s: message acknowledged", request.id, how)
             request.acknowledge()
         return len(ready)
 
-    def _open(self) -> Iterator[Any]:
-        since = clock.wall() - self._after
+    def _long(self) -> Iterator[Any]:
+        """Jobs that have to be acknowledged, or kept as they wait."""
+        now = clock.wall()
         requests = {*state.active_requests, *state.reserved_requests}
         for request in requests:
-            is_open = isinstance(request, self._kind) and not request.acknowledged
-            if is_open and (request.time_start or request.received_at) <= since:
+            if not isinstance(request, self._kind):
+                continue
+            age = now - (request.time_start or request.received_at)
+            waits = not request.time_start and age < self._hint
+            if age >= self._after and (waits or not request.acknowledged):
                 yield request
 
     def _is_held(self, request: Any) -> bool:
@@ -74,6 +82,7 @@ class Acknowledger:
             return job is not None and (job.state, job.worker) == (State.RUNNING, mine)
         if job is None:
             request.adopt()
-        # Only of a queued job it takes note; of any other, the message is a copy.
-        self._store.published(request.id, self._after)
+        # Of a job that is not queued, or is due, this takes no note.
+        fence = job.fence if job else 0
+        self._store.published(request.id, self._lease, ok=False, fence=fence)
         return True

@@ -109,7 +109,7 @@ class Entry:
                 "Job %s is recorded, but not published yet: %s", self._id, error
             )
             try:
-                kit.store.published(self._id, kit.settings.hint_seconds, ok=False)
+                kit.store.published(self._id, 0, ok=False)
             except StoreUnavailable:
                 logger.warning("Job %s is published when its hint is due", self._id)
 

@@ -78,7 +78,7 @@ class JobStep(bootsteps.StartStopStep):
         self._rounds = rounds = Rounds(self.kit)
         store, every = rounds.store, settings.dispatch_interval
         self._go("jobkit-dispatcher", every, rounds.dispatch, rounds.disconnect)
-        acks = Acknowledger(store, settings.ack_after, JobRequest)
+        acks = Acknowledger(store, settings, JobRequest)
         self._go("jobkit-rescue", every, rounds.rescue, lambda: None)
         self._go("jobkit-untold", TELL_EVERY, rounds.tell, lambda: None)
         self._go("jobkit-acks", ACK_EVERY, acks.look, lambda: None)

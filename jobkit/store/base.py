@@ -176,8 +176,9 @@ class Store(Protocol):
     ) -> None:
         """Note that a QUEUED job's message was published, or (not ok) was not.
 
-        After ``hint`` it is due again, doubled each time up to six hours; at
-        once when it was not published. In any other state it does nothing.
+        After ``hint`` it is due again, doubled each time up to six hours; when it
+        was not published, neither counted nor doubled. In any other state it does
+        nothing.
         With ``hints`` and ``fence``, as ``claim_due`` told them, nor does a word
         that comes late: the job has run since, somebody else has told of it, or
         it is due again.

@@ -136,7 +136,7 @@ class MemoryStore:
             if record.has_moved_on(hints, fence, at):
                 return
             if not ok:
-                record.write(at, due_at=at)
+                record.write(at, due_at=at + milliseconds(hint))
                 return
             record.count("hints")
             wait = milliseconds(hint) * 2 ** (record.number("hints") - 1)

@@ -58,10 +58,22 @@ def test_a_message_that_could_not_be_published_is_due_at_once(
 ) -> None:
     enqueued(store)
     clock.advance(2)
-    store.published("job", 300, ok=False)
+    store.published("job", 0, ok=False)
     assert due_in(store, clock) == 0
     assert kept(store).updated_at == from_milliseconds(clock.now)
     assert kept(store).published_at is None
+    assert [due.hints for due in store.claim_due(10, 60)] == [0]
+
+
+def test_a_message_that_waits_in_a_worker_is_due_later_and_not_counted(
+    store: Store, clock: Clock
+) -> None:
+    enqueued(store)
+    for _ in range(3):
+        store.published("job", 30, ok=False, fence=0)
+        assert due_in(store, clock) == 30
+    clock.advance(30)
+    store.published("job", 30, ok=False, fence=0)
     assert [due.hints for due in store.claim_due(10, 60)] == [0]
 
 
@@ -89,7 +101,7 @@ def test_an_unknown_job_is_no_error(store: Store) -> None:
 def claimed(store: Store) -> Due:
     """A QUEUED job whose message somebody publishes now."""
     enqueued(store)
-    store.published("job", 300, ok=False)
+    store.published("job", 0, ok=False)
     (due,) = store.claim_due(10, 60)
     return due
 

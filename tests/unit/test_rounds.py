@@ -68,7 +68,7 @@ def due(store: MemoryStore, *job_ids: str) -> None:
     """Enqueue jobs whose first message was never published."""
     for job_id in job_ids:
         store.enqueue(new_job(job_id), "enqueue", HINT)
-        store.published(job_id, HINT, ok=False)
+        store.published(job_id, 0, ok=False)
 
 
 def test_what_is_due_is_published_as_it_was_kept(
@@ -153,7 +153,7 @@ def test_a_message_that_the_broker_refuses_stops_no_other(
 ) -> None:
     message = Message("bad", b"", "application/json", "utf-8").encode()
     store.enqueue(NewJob("0", "bad", message), "enqueue", HINT)
-    store.published("0", HINT, ok=False)
+    store.published("0", 0, ok=False)
     broker.refused.add("bad")
     due(store, "1", "2")
 

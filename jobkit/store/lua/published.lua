@@ -1,4 +1,4 @@
--- Notes that a queued job's message was published, or could not be.
+-- Notes that a queued job's message was published, or is to be after the hint.
 -- KEYS[1] tag
 -- ARGV[1] id
 -- ARGV[2] hint
@@ -30,6 +30,6 @@ if ARGV[3] == '1' then
   due_at(id, at + math.min(tonumber(ARGV[2]) * 2 ^ (hints - 1), HINT_CAP))
 else
   write(id, 'updated_at', int(at))
-  due_at(id, at)
+  due_at(id, at + tonumber(ARGV[2]))
 end
 return 'ok'

@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install services test test-long chaos check lint types layers demo bench recovery compat clean
+.PHONY: help install services test cover test-long chaos check lint types layers demo bench recovery compat clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ services: ## Install RabbitMQ from Debian when it is missing (as root)
 	@.ci/services
 
 test: install services ## Run the tests; ARGS="-k lease" runs a part of them
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+cover: install services ## Run the tests, and show which lines they did not reach
 	$(BIN)/python -m pytest -m "not long" --cov=jobkit $(ARGS)
 
 test-long: install services ## Run the long forms of the tests

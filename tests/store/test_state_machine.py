@@ -443,7 +443,7 @@ def machine(url: str, partitions: int) -> type[TwoStores]:
 
 
 QUICK = settings(
-    max_examples=120,
+    max_examples=70,
     stateful_step_count=40,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],

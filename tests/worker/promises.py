@@ -15,6 +15,16 @@ on_all_brokers_at_length = pytest.mark.parametrize(
 )
 """For what quorum queues are not likely to change."""
 
+on_all_brokers_in_the_long_form = pytest.mark.parametrize(
+    "broker",
+    [
+        REDIS,
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in (CLASSIC, QUORUM)),
+    ],
+    indirect=True,
+)
+"""For what has nothing to do with the broker, as far as anybody knows."""
+
 on_quorum_queues = pytest.mark.parametrize("broker", [QUORUM], indirect=True)
 
 backend_writes_here = pytest.mark.filterwarnings(

@@ -14,7 +14,7 @@ from tests.worker.promises import (
     RECOVERY,
     SLACK,
     on_all_brokers,
-    on_all_brokers_at_length,
+    on_all_brokers_in_the_long_form,
 )
 from tests.worker.setup import LEASE
 
@@ -162,8 +162,10 @@ def test_a_job_that_no_worker_has_begun_is_handed_over_too(fleet: Fleet) -> None
     assert fleet.wait_for(first.id).interruptions == 1
 
 
-@on_all_brokers_at_length
-@pytest.mark.parametrize("signals", ["TERM", "TERM QUIT", "QUIT"])
+@on_all_brokers_in_the_long_form
+@pytest.mark.parametrize(
+    "signals", ["TERM", pytest.param("TERM QUIT", marks=pytest.mark.long), "QUIT"]
+)
 def test_a_job_that_does_not_stop_is_named_and_recovered(
     make_fleet: FleetFactory, signals: str
 ) -> None:

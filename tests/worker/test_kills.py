@@ -53,7 +53,7 @@ def test_another_worker_goes_on_when_one_is_killed(fleet: Fleet) -> None:
     assert result.get(timeout=10) == 250
 
 
-@on_all_brokers
+@on_all_brokers_at_length
 def test_the_same_worker_goes_on_when_its_child_is_killed(fleet: Fleet) -> None:
     (worker,) = fleet.start("a")
     result = fleet.send("walk", 250)

@@ -10,6 +10,10 @@ from tests.waiting import wait_until
 from tests.worker.fleet import Fleet
 from tests.worker.promises import ANSWER, HANDOVER, SLACK
 
+SOLO_AT_LENGTH, GEVENT_AT_LENGTH = (
+    pytest.param(pool, marks=pytest.mark.long) for pool in ("solo", "gevent")
+)
+
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_a_job_runs_and_is_drained(fleet: Fleet, pool: str) -> None:
@@ -28,7 +32,7 @@ def test_a_job_runs_and_is_drained(fleet: Fleet, pool: str) -> None:
     assert result.get(timeout=10) == 150
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
+@pytest.mark.parametrize("pool", ["threads", SOLO_AT_LENGTH, GEVENT_AT_LENGTH])
 def test_a_job_is_recovered_from_a_killed_worker(fleet: Fleet, pool: str) -> None:
     worker = fleet.worker("a", "-P", pool).start()
     result = fleet.send("walk", 100)

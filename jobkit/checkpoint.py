@@ -13,7 +13,8 @@ from jobkit.errors import CodecError
 class StageState:
     """What is saved of one stage; ``cursor`` and ``value`` as encoded text.
 
-    ``streak`` is how many items failed in a row, up to the last one.
+    ``streak`` is how many items failed in a row, up to the last one; ``forgiven``
+    is how many had failed when the job was replayed.
     """
 
     current: int = 0
@@ -21,6 +22,7 @@ class StageState:
     failed: int = 0
     skipped: int = 0
     streak: int = 0
+    forgiven: int = 0
     done: bool = False
     cursor: str | None = None
     value: str | None = None
@@ -55,13 +57,15 @@ class StageState:
 class Checkpoint:
     """Every stage that was begun, in the order of the plan it was begun under.
 
-    ``floor`` is the highest percentage shown so far, ``rate`` the last pace.
+    ``floor`` is the highest percentage shown so far, ``rate`` the last pace,
+    ``replays`` how often the job had been replayed.
     """
 
     plan: tuple[str, ...] = ()
     stages: dict[str, StageState] = field(default_factory=dict)
     floor: float = 0.0
     rate: float | None = None
+    replays: int = 0
 
     def stage(self, name: str) -> StageState:
         """The state of a stage; a fresh one the first time."""
@@ -81,6 +85,7 @@ class Checkpoint:
                 "plan": list(self.plan),
                 "floor": self.floor,
                 "rate": self.rate,
+                "replays": self.replays,
                 "stages": {name: _pack(state) for name, state in self.stages.items()},
             },
         )
@@ -99,9 +104,17 @@ class Checkpoint:
                 },
                 floor=saved["floor"],
                 rate=saved["rate"],
+                replays=saved.get("replays", 0),
             )
         except (KeyError, TypeError) as error:
             raise CodecError(f"The saved checkpoint cannot be read: {text}") from error
+
+    def forgive(self, replays: int) -> None:
+        """Give the stages a fresh allowance of failures if there was another replay."""
+        if replays > self.replays:
+            for state in self.stages.values():
+                state.forgiven, state.streak = state.failed, 0
+        self.replays = replays
 
     def over_failures(self) -> Checkpoint:
         """Where a job begins that goes through the failed items of this one.

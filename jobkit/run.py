@@ -58,6 +58,7 @@ class Run:
         self.lease = lease
         self.plan = plan if plan.stages else Plan((UNNAMED,))
         self.saved = Checkpoint.decode(job.checkpoint)
+        self.saved.forgive(job.replays)
         self.misfit = self.saved.misfit(self.plan.names)
         self.saved.plan = self.plan.names
         self.progress = job.progress

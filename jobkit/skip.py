@@ -111,11 +111,13 @@ class Skipping:
     def check(self, stage: str, state: StageState, seen: int) -> None:
         """Stop a stage of which too many of the items ``seen`` have failed.
 
+        Those that had failed before a replay do not count.
+
         Raises:
             TooManyFailures: By number or by rate.
             DependencyDown: Too many in a row.
         """
-        policy, failed = self.policy, state.failed
+        policy, failed = self.policy, state.failed - state.forgiven
         if policy.max_failures is not None and failed > policy.max_failures:
             raise TooManyFailures(
                 f"{failed} of {seen} items of stage {stage!r} failed, "

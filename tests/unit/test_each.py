@@ -21,7 +21,8 @@ from jobkit.errors import (
 )
 from jobkit.run import Run
 from jobkit.skip import Skipping, SkipPolicy
-from tests.unit.runs import ID, Watched, begin, kept, kill, stop_the_clock
+from jobkit.store.base import Failure
+from tests.unit.runs import CRASH, ID, Watched, begin, kept, kill, stop_the_clock
 
 ITEMS = range(1, 21)
 
@@ -143,6 +144,20 @@ def test_one_too_many_stops_the_stage_behind_it(store: Watched) -> None:
     assert keys(store) == ["1", "3", "5", "7", "9"]
     state = run.saved.stage("import")
     assert (state.current, state.ok, state.failed) == (9, 4, 5)
+
+
+def test_a_replay_has_a_fresh_allowance(store: Watched) -> None:
+    run = begin(store, skipping=policy(max_failures=2))
+    with pytest.raises(TooManyFailures):
+        handle(run, fails(3, 4, 5, 8, 9))
+    store.bury(ID, run.job.fence, Failure(CRASH), "too_many_failures")
+    store.replay(ID, "resume")
+
+    run = begin(store, skipping=policy(max_failures=2))
+    handle(run, fails(3, 4, 5, 8, 9))
+
+    assert keys(store) == ["3", "4", "5", "8", "9"]
+    assert (run.progress.ok, run.progress.failed) == (15, 5)
 
 
 def test_a_rate_is_looked_at_once_enough_was_seen(store: Watched) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import sys
 import time
@@ -166,8 +167,8 @@ class StageRun:
         Args:
             source: As for ``iterate``.
             handler: Does the work; ``SkipItem`` counts an item as skipped.
-            key: Makes an item's name in the ledger, which must be the same in
-                each run; by default its cursor, or the item itself.
+            key: Makes an item's name in the ledger, which must be its own and the
+                same in each run; by default its cursor, or the item itself.
             total: As for ``iterate``.
             cursor: As for ``iterate``.
 
@@ -188,7 +189,11 @@ class StageRun:
                 raise LookupError(
                     "The item was too large to be kept, or of another type."
                 )
-            handler(row.item)
+            try:
+                handler(row.item)
+            except SkipItem:
+                self._run.resolved.append(row.row)
+                raise
             self._run.resolved.append(row.row)
 
         def rows(place: int | None) -> Iterator[ItemFailure]:
@@ -250,7 +255,7 @@ class StageRun:
         self._run.failed.append(
             FailedItem(
                 stage=self.name,
-                key=str(key).encode(errors="replace").decode()[:KEY_LIMIT],
+                key=_key(key),
                 error=type(error).__qualname__,
                 message=str(error)[: codec.TEXT_LIMIT],
                 attempts=attempts,
@@ -338,6 +343,15 @@ class StageRun:
             self._save_at = count + every if every else sys.maxsize
             self._run.attend()
         return self._save_at
+
+
+def _key(key: object) -> str:
+    """A key as the ledger keeps it; two that differ stay two, however long."""
+    text = str(key).encode(errors="replace")
+    if len(text.decode()) <= KEY_LIMIT:
+        return text.decode()
+    digest = hashlib.sha256(text).hexdigest()[:32]
+    return f"{text.decode()[: KEY_LIMIT - 33]}~{digest}"
 
 
 def _payload(item: object) -> str:

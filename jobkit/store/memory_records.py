@@ -275,6 +275,7 @@ class Record:
         for item in failed:
             known = self.ledger.get(item.row)
             if known is None and len(self.ledger) >= LEDGER_KEPT:
+                self.fields["ledger_full"] = "1"
                 continue
             state, first, *_ = known.split("\n", 2) if known else ("", str(at))
             if state != "open":
@@ -288,14 +289,15 @@ class Record:
             if row.startswith("open\n"):
                 self.ledger[name] = "resolved" + row.removeprefix("open")
                 self.fields["open_failures"] = str(self.number("open_failures") - 1)
-        if self.state is State.PARTIAL and not self.number("open_failures"):
+        left = self.number("open_failures") or self.text("ledger_full")
+        if self.state is State.PARTIAL and not left:
             self.finish(State.SUCCEEDED, at, RESOLVED)
             self.event("resolved", at, child)
 
     def forget_failures(self) -> None:
         """Empty the ledger."""
         self.ledger.clear()
-        self.drop("open_failures")
+        self.drop("open_failures", "ledger_full")
 
     def page_of_failures(self, after: str | None, limit: int) -> Page[ItemFailure]:
         """A part of the ledger."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from jobkit.clock import from_milliseconds
-from jobkit.job import FailedItem, ItemFailure
+from jobkit.job import FailedItem, ItemFailure, NewJob
 from jobkit.states import State
 from jobkit.store import memory_records, scripts
 from jobkit.store.base import REPLACED, Snapshot, Store
@@ -17,6 +17,7 @@ from tests.store.lives import (
     failure,
     kept,
     last_event,
+    message,
     new_job,
     running,
     snapshot,
@@ -156,6 +157,16 @@ def test_items_beyond_its_limit_are_only_counted(
         *(("a", 1), ("b", 2), ("c", 1)),
     ]
     assert kept(store).open_failures == 3
+
+    store.succeed("job", run.fence, snapshot(6))
+    text = message().encode()
+    new = NewJob(store.partner("job"), "shop.sync", text, replay_of="job")
+    store.replay_items(new, "")
+    child = started(store, new.id)
+    resolved = tuple(f"import\n{key}" for key in "abc")
+    store.save(child.id, child.fence, 1, replace(snapshot(1), resolved=resolved), LEASE)
+    job = kept(store)
+    assert (job.open_failures, job.state) == (0, State.PARTIAL)
 
 
 def test_an_unknown_job_has_none(store: Store) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
+from jobkit.checkpoint import Checkpoint
 from jobkit.errors import (
     DependencyDown,
     Drained,
@@ -22,7 +24,16 @@ from jobkit.errors import (
 from jobkit.run import Run
 from jobkit.skip import Skipping, SkipPolicy
 from jobkit.store.base import Failure
-from tests.unit.runs import CRASH, ID, Watched, begin, kept, kill, stop_the_clock
+from tests.unit.runs import (
+    CRASH,
+    ID,
+    Watched,
+    begin,
+    kept,
+    kill,
+    new_job,
+    stop_the_clock,
+)
 
 ITEMS = range(1, 21)
 
@@ -251,10 +262,11 @@ def test_a_wait_for_an_item_ends_with_the_run(
 
 def test_a_key_names_the_item(store: Watched) -> None:
     run = begin(store, skipping=policy())
-    handle(run, fails(3), key=lambda item: f"order-{item}\ud800" + "x" * 300)
-    (key,) = keys(store)
-    assert key.startswith("order-3?x")
-    assert len(key) == 200
+    handle(run, fails(3, 4), key=lambda item: "order\ud800" + "x" * 300 + str(item))
+    one, other = keys(store)
+    assert one != other
+    assert one.startswith("order?xxx")
+    assert (len(one), len(other)) == (200, 200)
 
 
 def test_an_item_that_cannot_be_kept_is_named_all_the_same(store: Watched) -> None:
@@ -279,6 +291,27 @@ def test_a_task_sees_its_failures(store: Watched) -> None:
     with run.stage("import") as stage:
         stage.each(ITEMS, fails(3, 8), cursor=int)
         assert [row.item for row in stage.failures()] == [3, 8]
+
+
+def test_an_item_that_a_replay_skips_is_resolved(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    handle(run, fails(3, 4))
+    store.succeed(ID, run.job.fence, run.final())
+    place = Checkpoint.decode(kept(store).checkpoint).over_failures().encode()
+    store.replay_items(replace(new_job("child"), replay_of=ID), place)
+
+    done: list[int] = []
+
+    def handler(item: int) -> None:
+        done.append(item)
+        fails(4, error=SkipItem)(item)
+
+    run = begin(store, job_id="child", skipping=policy())
+    handle(run, handler)
+
+    assert done == [3, 4]
+    assert (run.progress.ok, run.progress.skipped) == (1, 1)
+    assert (kept(store).state, kept(store).open_failures) == ("SUCCEEDED", 0)
 
 
 def test_a_finished_stage_is_not_gone_through_again(store: Watched) -> None:

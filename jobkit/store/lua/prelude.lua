@@ -112,6 +112,8 @@ local function file_failures(id, at, rows)
       if not known then
         redis.call('ZADD', order, count, name)
       end
+    else
+      write(id, 'ledger_full', '1')
     end
   end
 end
@@ -129,14 +131,15 @@ local function resolve_failures(id, rows)
       redis.call('HINCRBY', key('job', id), 'open_failures', -1)
     end
   end
-  local state, open = read(id, 'state', 'open_failures')
-  return state == 'PARTIAL' and tonumber(open) == 0
+  -- Items that found no room are not resolved, as far as anybody knows.
+  local state, open, full = read(id, 'state', 'open_failures', 'ledger_full')
+  return state == 'PARTIAL' and tonumber(open) == 0 and not full
 end
 
 -- Removes the ledger of a job's failed items.
 local function forget_failures(id)
   redis.call('DEL', key('failures', id), key('failure_order', id))
-  redis.call('HDEL', key('job', id), 'open_failures')
+  redis.call('HDEL', key('job', id), 'open_failures', 'ledger_full')
 end
 
 -- The keys that a job has beside its record and that live as long as it does.
@@ -172,8 +175,10 @@ local function finish(id, from, to, at, ...)
   move(id, from, to, at, nil, 'finished_at', int(at), ...)
   redis.call('ZADD', index('expire'), int(expires), id)
   redis.call('PEXPIREAT', key('job', id), int(expires + LAST_CHANCE))
-  for _, name in ipairs(companions(id)) do
-    redis.call('PEXPIREAT', name, int(expires + LAST_CHANCE))
+  redis.call('PEXPIREAT', key('events', id), int(expires + LAST_CHANCE))
+  if redis.call('HEXISTS', key('job', id), 'open_failures') == 1 then
+    redis.call('PEXPIREAT', key('failures', id), int(expires + LAST_CHANCE))
+    redis.call('PEXPIREAT', key('failure_order', id), int(expires + LAST_CHANCE))
   end
   redis.call('PEXPIRE', key('ticks', id), TICKS_LINGER)
 end
@@ -222,8 +227,8 @@ end
 
 -- The run of this fence as a table, or nil for a stale owner.
 local function owned(id, fence)
-  local state, held, request, position, seq =
-    read(id, 'state', 'fence', 'request', 'position', 'save_seq')
+  local state, held, request, position, seq, open =
+    read(id, 'state', 'fence', 'request', 'position', 'save_seq', 'open_failures')
   if state ~= 'RUNNING' or held ~= fence then
     return nil, state, held
   end
@@ -231,6 +236,7 @@ local function owned(id, fence)
     request = request or '',
     position = tonumber(position or '0'),
     seq = tonumber(seq or '0'),
+    open = tonumber(open or '0'),
   }
 end
 

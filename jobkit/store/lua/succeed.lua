@@ -14,8 +14,7 @@ if not run then
   return done and held == ARGV[2] and state or 'lost'
 end
 local at = now()
-local open = tonumber(read(id, 'open_failures') or '0') > 0
-local to = open and ARGV[6] ~= REPLACED and 'PARTIAL' or 'SUCCEEDED'
+local to = run.open > 0 and ARGV[6] ~= REPLACED and 'PARTIAL' or 'SUCCEEDED'
 finish(
   id, 'RUNNING', to, at, 'checkpoint', ARGV[4], 'progress', ARGV[5],
   'position', int(math.max(run.position, tonumber(ARGV[3]))), 'reason', ARGV[6]

@@ -15,7 +15,8 @@ from jobkit.states import State
 from jobkit.store.address import safe_url
 from jobkit.store.connection import connect
 from jobkit.store.keys import Keys
-from jobkit.store.redis import BUSY_CODES, RedisStore
+from jobkit.store.redis import RedisStore
+from jobkit.store.server import BUSY_CODES
 from tests.servers import ValkeyServer
 from tests.store.clocks import Clock
 from tests.store.conftest import RedisFactory

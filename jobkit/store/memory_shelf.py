@@ -1,0 +1,144 @@
+"""The records of a store in memory: held, guarded, and read."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from jobkit import clock
+from jobkit.errors import JobNotFound
+from jobkit.job import Event, ItemFailure, Job, Page, check_schema
+from jobkit.states import State
+from jobkit.store.base import Retention
+from jobkit.store.memory_records import Record, milliseconds, page
+
+
+def _wall() -> int:
+    return milliseconds(clock.wall())
+
+
+class Shelf:
+    """Where the records are; one lock guards them all.
+
+    ``now`` answers in whole milliseconds since the epoch; the default is the clock
+    of this machine.
+    """
+
+    def __init__(
+        self, retention: Retention | None = None, now: Callable[[], int] = _wall
+    ) -> None:
+        self._retention = retention or Retention()
+        self._now = now
+        self._jobs: dict[str, Record] = {}
+        self._ids = itertools.count(1)
+        self._changed = threading.Condition()
+
+    @property
+    def retention(self) -> Retention:
+        """How long finished records stay."""
+        return self._retention
+
+    def ping(self) -> None:
+        """Do nothing: it is always there."""
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+    @contextmanager
+    def _change(self) -> Iterator[int]:
+        with self._changed:
+            yield self._now()
+            self._changed.notify_all()
+
+    def _owned(self, job_id: str, fence: int) -> Record | None:
+        record = self._held(job_id, fence)
+        return record if record and record.state is State.RUNNING else None
+
+    def _held(self, job_id: str, fence: int) -> Record | None:
+        record = self._jobs.get(job_id)
+        return record if record and record.text("fence") == str(fence) else None
+
+    def _known(self, job_id: str) -> Record:
+        record = self._jobs.get(job_id)
+        if record is None:
+            raise JobNotFound(job_id)
+        check_schema(record.fields)
+        return record
+
+    def _earliest(self, name: str, at: int, limit: int) -> list[Record]:
+        passed = [
+            record
+            for record in self._jobs.values()
+            if name in record.fields and record.number(name) <= at
+        ]
+        return heapq.nsmallest(
+            limit, passed, key=lambda record: (record.number(name), record.text("id"))
+        )
+
+    def get(self, job_id: str) -> Job | None:
+        """The record, or None."""
+        with self._changed:
+            record = self._jobs.get(job_id)
+            return record.job() if record else None
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        with self._changed:
+            counts = dict.fromkeys(State, 0)
+            for record in self._jobs.values():
+                counts[record.state] += 1
+            return counts
+
+    def failures(
+        self, job_id: str, after: str | None = None, limit: int = 50
+    ) -> Page[ItemFailure]:
+        """The ledger of a job's failed items."""
+        with self._changed:
+            record = self._jobs.get(job_id)
+            return record.page_of_failures(after, limit) if record else Page(())
+
+    def history(self, job_id: str, after: str = "") -> list[Event]:
+        """The job's events after the one with that id, oldest first."""
+        with self._changed:
+            record = self._jobs.get(job_id)
+            events = record.events if record else ()
+            return [event for event in events if int(event.id) > int(after or 0)]
+
+    def watch(self, job_id: str, timeout: float) -> Iterator[Event | None]:
+        """Events and progress from now on; None whenever ``timeout`` passed idle."""
+        return self._follow(job_id, timeout, seen=next(self._ids))
+
+    def _follow(self, job_id: str, timeout: float, seen: int) -> Iterator[Event | None]:
+        while True:
+            news = functools.partial(self._news, job_id, seen)
+            with self._changed:
+                events = self._changed.wait_for(news, timeout)
+            if not events:
+                yield None
+            for event in events:
+                seen = int(event.id)
+                yield event
+
+    def _news(self, job_id: str, seen: int) -> Sequence[Event]:
+        record = self._jobs.get(job_id)
+        return record.news(seen) if record else ()
+
+    def list(
+        self,
+        *,
+        state: State | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        owner: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[Job]:
+        """Jobs that match all that is given, newest first; without messages."""
+        given = {"state": state, "task": task, "queue": queue, "owner": owner}
+        order = "entered_at" if state else "created_at"
+        with self._changed:
+            return page(self._jobs.values(), given, order, after, limit)

@@ -1,0 +1,160 @@
+"""The server of a store: its client, its errors, and the running of scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+import redis
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisClusterException,
+    TryAgainError,
+)
+
+from jobkit.errors import JobNotFound, SchemaError, StoreError, StoreUnavailable
+from jobkit.job import SCHEMA
+from jobkit.states import State
+from jobkit.store import scripts
+from jobkit.store.address import safe_url
+from jobkit.store.base import Retention
+from jobkit.store.connection import connect
+from jobkit.store.keys import Keys
+from jobkit.store.scripts import Verb
+
+UNAVAILABLE = (
+    *(redis.ConnectionError, redis.TimeoutError, OSError, redis.OutOfMemoryError),
+    *(ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError),
+    RedisClusterException,
+)
+"""What a server that is away, full, or changing its master makes of a command."""
+
+BUSY_CODES = ("NOREPLICAS", "NOREPLPERSIST", "MISCONF", "BUSY", "UNKILLABLE")
+"""What a server answers that takes no command, or no write, for a while."""
+
+# A pipeline and a script of an old server put words of their own before the code.
+_BUSY = re.compile(rf"(?:^|: -?|-)(?:{'|'.join(BUSY_CODES)})\b")
+
+
+class Server:
+    """A server of Redis or Valkey, a Sentinel group or a Cluster, with scripts.
+
+    ``timeout`` (seconds) bounds each attempt to connect and to read a reply; a
+    command is sent at most twice.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "jobkit",
+        partitions: int = 1,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
+        timeout: float = 2.0,
+    ) -> None:
+        self.url = url
+        self.keys = Keys(prefix, partitions)
+        self._retention = retention
+        self._connect = connect(url, timeout)
+        self._clients: list[Any] = []
+        self._timeout = timeout
+        self._scripts: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def _client(self) -> Any:
+        if not self._clients:
+            # Without a lock: of two threads at once both may connect, one is used.
+            with self._errors():
+                self._clients.append(self._connect())
+        return self._clients[0]
+
+    @property
+    def retention(self) -> Retention:
+        """How long finished records stay."""
+        return self._retention
+
+    def script_source(self, verb: Verb) -> str:
+        """The text of a verb's script."""
+        return scripts.source(verb, self._retention)
+
+    def ping(self) -> None:
+        """Ask the server for a sign of life."""
+        with self._errors():
+            self._client.ping()
+
+    def server(self) -> dict[str, str]:
+        """What the server says of itself: its INFO, and ``save`` of its settings.
+
+        ``save`` is missing where the server keeps its settings to itself. Of a
+        Cluster one node is asked.
+        """
+        with self._errors():
+            facts: Any = self._client.info()
+            with suppress(redis.ResponseError):
+                facts.update(cast("Any", self._client.config_get("save")))
+        return {name: str(value) for name, value in facts.items()}
+
+    def close(self) -> None:
+        """Give the connections back."""
+        for client in self._clients:
+            # A cluster's own close forgets those of its nodes (made from a URL).
+            for node in getattr(client, "get_nodes", list)():
+                if node.redis_connection:
+                    node.redis_connection.connection_pool.disconnect()
+            client.close()
+
+    # -- for the verbs ------------------------------------------------------------
+
+    def _run(self, verb: Verb, tag: str, *arguments: str | int) -> Any:
+        script = self._scripts.get(verb.name)
+        if script is None:
+            script = self._client.register_script(self.script_source(verb))
+            self._scripts[verb.name] = script
+        with self._errors():
+            return script(keys=[tag], args=arguments)
+
+    def _job(self, verb: Verb, job_id: str, *arguments: str | int) -> Any:
+        return self._run(verb, self.keys.tag_of(job_id), job_id, *arguments)
+
+    def _everywhere(self, verb: Verb, *arguments: str | int) -> Sequence[Any]:
+        return [self._run(verb, tag, *arguments) for tag in self.keys.tags()]
+
+    def _act(self, verb: Verb, job_id: str, *arguments: str) -> tuple[str, State]:
+        outcome, state = self._answer(job_id, self._job(verb, job_id, *arguments))
+        return outcome, State(state)
+
+    def _answer(self, job_id: str, answer: Sequence[str]) -> tuple[str, str]:
+        if answer[0] == "unknown":
+            raise JobNotFound(job_id)
+        self._check(job_id, answer)
+        return answer[0], answer[1]
+
+    @staticmethod
+    def _check(job_id: str, answer: Sequence[str]) -> None:
+        if answer[0] == "newer_schema":
+            raise SchemaError(
+                f"Job {job_id!r} has schema {answer[1]}, this jobkit reads up to "
+                f"{SCHEMA}: upgrade celery-jobkit in this process.",
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (*UNAVAILABLE, redis.RedisError) as error:
+            where, why = safe_url(self.url), str(error).rstrip(".")
+            if isinstance(error, UNAVAILABLE):
+                raise StoreUnavailable(
+                    f"The job store at {where} cannot be reached: {why}. "
+                    "Is the server up, and is jobkit_store_url right?",
+                ) from error
+            if _BUSY.search(why):
+                raise StoreUnavailable(
+                    f"The job store at {where} takes no commands now: {why}.",
+                ) from error
+            raise StoreError(
+                f"The job store at {where} refused a command: {why}",
+            ) from error

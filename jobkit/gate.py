@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import sys
 import time
@@ -13,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject
 
 from jobkit import clock, signals
 from jobkit.errors import LeaseLost, SchemaError, StoreError
@@ -22,7 +23,6 @@ from jobkit.job import Job, Message
 from jobkit.lease import Lease
 from jobkit.publishing import ETA, from_request
 from jobkit.run import Run
-from jobkit.skip import Skipping, SkipPolicy
 from jobkit.store.base import Start, Store
 from jobkit.store.memory import MemoryStore
 
@@ -107,7 +107,7 @@ class Gate:
         return self._kit.local if self._local else self._kit.store
 
     def _begin(self) -> Start:
-        token = uuid.uuid4().hex
+        token = secrets.token_hex(16)
         worker = f"{self._request.hostname or socket.gethostname()}/{os.getpid()}"
         deadline = clock.monotonic() + self._lease / 3
         while True:
@@ -168,9 +168,11 @@ class Gate:
             self._store, job.id, job.fence, seconds, interval, sent_at=self._sent_at
         )
         every = task.checkpoint_every or settings.checkpoint_every
-        policy = SkipPolicy.of(task.skip_policy)
-        skipping = Skipping(policy, task.policy.verdicts, (Ignore, Reject, Retry))
-        run = Run(job, lease, task.plan, checkpoint_every=every, skipping=skipping)
+        run = Run(
+            *(job, lease, task.plan),
+            checkpoint_every=every,
+            skipping=task.skipping,
+        )
         current = Execution(
             *(self._kit, task, self._request, run),
             *(self._store, task.policy, self._local),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from celery import Celery, Task
 from celery._state import _task_stack  # type: ignore[attr-defined]
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import task_postrun, task_success
 
 from jobkit import execution
@@ -27,7 +28,7 @@ from jobkit.results import JobResult
 from jobkit.retry import RetryPolicy
 from jobkit.run import CurrentJob
 from jobkit.settings import KEY, Settings
-from jobkit.skip import SkipPolicy
+from jobkit.skip import Skipping, SkipPolicy
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -281,6 +282,12 @@ class JobTask(BaseTask):
         if self.retry_policy is None:
             return self.kit.retry_policy
         return RetryPolicy.of(self.retry_policy)
+
+    @cached_property
+    def skipping(self) -> Skipping:
+        """What the items of a stage may cost, as far as the task knows."""
+        policy = SkipPolicy.of(self.skip_policy)
+        return Skipping(policy, self.policy.verdicts, (Ignore, Reject, Retry))
 
 
 class ProgressTask(JobTask):

@@ -124,5 +124,28 @@ def constants(retention: Retention) -> str:
 
 
 def source(verb: Verb, retention: Retention) -> str:
-    """A whole script, as the server gets it."""
-    return constants(retention) + read("prelude") + read(verb.name)
+    """A whole script, as the server gets it.
+
+    It has of the prelude what it uses, directly or not: a server runs through
+    all of a script's text at each call.
+    """
+    body = read(verb.name)
+    used, needed = _words(body), []
+    for part in reversed(_parts(constants(retention) + read("prelude"))):
+        if _words(_DECLARED.findall(part)[0]) & used:
+            used |= _words(part)
+            needed.append(part)
+    return "".join(reversed(needed)) + body
+
+
+_DECLARED = re.compile(r"^local (?:function )?([\w, ]+)")
+
+
+def _parts(text: str) -> list[str]:
+    """The declarations of the top level, without what is a comment."""
+    code = re.sub(r"(?m)^ *--.*\n", "", text)
+    return re.findall(r"(?ms)^local .*?(?=^local |\Z)", code)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import redis
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
+    NoScriptError,
     ReadOnlyError,
     RedisClusterException,
     TryAgainError,
@@ -61,7 +62,7 @@ class Server:
         self._connect = connect(url, timeout)
         self._clients: list[Any] = []
         self._timeout = timeout
-        self._scripts: dict[str, Callable[..., Any]] = {}
+        self._scripts: dict[str, str] = {}
 
     @property
     def _client(self) -> Any:
@@ -109,12 +110,17 @@ class Server:
     # -- for the verbs ------------------------------------------------------------
 
     def _run(self, verb: Verb, tag: str, *arguments: str | int) -> Any:
-        script = self._scripts.get(verb.name)
-        if script is None:
-            script = self._client.register_script(self.script_source(verb))
-            self._scripts[verb.name] = script
         with self._errors():
-            return script(keys=[tag], args=arguments)
+            sha = self._scripts.get(verb.name) or self._load(verb)
+            try:
+                return self._client.evalsha(sha, 1, tag, *arguments)
+            except NoScriptError:  # the server has been restarted, or is another one
+                return self._client.evalsha(self._load(verb), 1, tag, *arguments)
+
+    def _load(self, verb: Verb) -> str:
+        sha: str = self._client.script_load(self.script_source(verb))
+        self._scripts[verb.name] = sha
+        return sha
 
     def _job(self, verb: Verb, job_id: str, *arguments: str | int) -> Any:
         return self._run(verb, self.keys.tag_of(job_id), job_id, *arguments)

@@ -52,6 +52,18 @@ def test_scripts_know_what_python_says() -> None:
     assert str(EVENTS_KEPT) in text
 
 
+@every_verb
+def test_a_script_has_of_the_prelude_what_it_uses(verb: Verb) -> None:
+    source = scripts.source(verb, Retention())
+    declared = re.findall(r"(?m)^local function (\w+)", source)
+    assert all(len(re.findall(rf"\b{name}\b", source)) > 1 for name in declared)
+
+
+def test_a_short_script_is_short() -> None:
+    assert "function file_failures" not in scripts.source(scripts.BEGIN, Retention())
+    assert "function file_failures" in scripts.source(scripts.SAVE, Retention())
+
+
 def test_a_header_out_of_order_is_noticed() -> None:
     with pytest.raises(ValueError, match="not in order"):
         scripts.header("-- ARGV[2] id\n-- ARGV[1] fence\n")

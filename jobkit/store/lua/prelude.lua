@@ -65,24 +65,22 @@ end
 
 -- Puts a job into another state and into that state's index, writing more
 -- fields with it. What belongs to the state it leaves, a lease or a due time,
--- goes. `due` gives it a due time in the new state.
+-- goes; a request only stands while a job runs. `due` gives it a due time in the
+-- new state.
 local function move(id, from, to, at, due, ...)
   local job = key('job', id)
   if from == 'RUNNING' then
     redis.call('ZREM', index('leases'), id)
     redis.call('HDEL', job, 'lease_until', 'request', 'ceded')
-  elseif due then
-    redis.call('HDEL', job, 'request')
-  else
+  elseif not due then
     redis.call('ZREM', index('due'), id)
-    redis.call('HDEL', job, 'due_at', 'request')
   end
   if due then
     redis.call('ZADD', index('due'), int(due), id)
-    redis.call('HSET', job, 'state', to, 'updated_at', int(at), 'due_at', int(due), ...)
-  else
-    redis.call('HSET', job, 'state', to, 'updated_at', int(at), ...)
   end
+  redis.call(
+    'HSET', job, 'state', to, 'updated_at', int(at), 'due_at', due and int(due) or '', ...
+  )
   redis.call('ZREM', index('state:' .. from), id)
   redis.call('ZADD', index('state:' .. to), int(at), id)
 end
@@ -180,7 +178,6 @@ local function finish(id, from, to, at, ...)
     redis.call('PEXPIREAT', key('failures', id), int(expires + LAST_CHANCE))
     redis.call('PEXPIREAT', key('failure_order', id), int(expires + LAST_CHANCE))
   end
-  redis.call('PEXPIRE', key('ticks', id), TICKS_LINGER)
 end
 
 -- Puts a new record into the indexes.
@@ -200,7 +197,6 @@ local function unfinish(id)
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
   redis.call('PERSIST', key('job', id))
-  redis.call('PERSIST', key('ticks', id))
   for _, name in ipairs(companions(id)) do
     redis.call('PERSIST', name)
   end

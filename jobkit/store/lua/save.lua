@@ -31,5 +31,6 @@ if seq > run.seq then
     'XADD', key('ticks', id), 'MAXLEN', TICKS_KEPT, '*', 'name', 'progressed',
     'at', int(at), 'state', 'RUNNING', 'detail', '', 'progress', ARGV[6]
   )
+  redis.call('PEXPIRE', key('ticks', id), TICKS_LINGER)
 end
 return { 'ok', run.request }

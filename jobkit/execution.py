@@ -25,7 +25,7 @@ from jobkit.errors import (
     TooManyFailures,
 )
 from jobkit.job import ErrorInfo, Message, NewJob, Progress
-from jobkit.results import forget_progress, meta, mirror
+from jobkit.results import forget_progress, hand_over, meta, mirror
 from jobkit.retry import Budgets, Decision, RetryPolicy, decide
 from jobkit.run import Run
 from jobkit.states import State
@@ -294,6 +294,7 @@ class Execution:
                 return
             if not self.entered:
                 self._left_before(state, retval)
+            self._hand_over(state, retval)
             again = self.resend or (self.local and isinstance(retval, Retry))
             if state == states.SUCCESS and again:
                 self.resent(Retry("retry without throw"))
@@ -308,6 +309,11 @@ class Execution:
             logger.warning("Job %s could not be ended here: %s", self.id, stop)
         finally:
             self.release()
+
+    def _hand_over(self, state: str | None, retval: Any) -> None:
+        recovered = not self.local and self.run.job.recoveries > 0
+        if recovered and state in (states.SUCCESS, states.FAILURE):
+            hand_over(self.task, self.request, state, retval)
 
     def _left_before(self, state: str | None, retval: Any) -> None:
         """Celery's part ended before the body began: in a ``before_start``."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import Celery, states
 from celery.result import AsyncResult
 
+from jobkit import clock
 from jobkit.job import Event, Job, Progress
 from jobkit.publishing import to_context
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from jobkit.client import Client
 
 logger = logging.getLogger(__name__)
+
+CLAIM_LOOK = 0.2
+CLAIM_MOST = 60.0
+"""Seconds that a chord's body is waited for, and between two looks at its claim."""
 
 
 class JobResult(AsyncResult):  # type: ignore[type-arg]
@@ -98,6 +104,33 @@ def is_there(task: Any, job_id: str) -> bool:
     except Exception as error:  # noqa: BLE001 - any backend, or none
         logger.debug("Result backend does not tell of job %s: %r", job_id, error)
         return False
+
+
+def hand_over(task: Any, request: Any, state: str, result: Any) -> None:
+    """Have a chord go on whose last member was killed while it handed over.
+
+    The member that completes a chord claims its body in the backend (Celery 5.7 in
+    Redis), and for the seconds that the claim outlives it nobody else starts the
+    body. When it runs again and finds a claim, it waits for its end and is counted
+    once more. Of a body that was started the backend knows.
+    """
+    backend = task.backend
+    if not request.chord or not hasattr(backend, "_chord_claim_extend_script"):
+        return
+    try:
+        if _is_claimed(backend, request.group):
+            logger.info("Job %s waits for a claim on its chord's body", request.id)
+            deadline = clock.monotonic() + CLAIM_MOST
+            while _is_claimed(backend, request.group) and clock.monotonic() < deadline:
+                time.sleep(CLAIM_LOOK)
+            backend.on_chord_part_return(request, state, result)
+    except Exception as error:  # noqa: BLE001 - any backend, any error
+        logger.warning("The chord of job %s may not go on: %r", request.id, error)
+
+
+def _is_claimed(backend: Any, group: str) -> bool:
+    claim = backend.client.get(backend.get_key_for_group(group, ".c"))
+    return claim not in (None, b"done")
 
 
 def announce_dead(app: Celery, job: Job, error: Exception) -> None:

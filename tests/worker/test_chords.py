@@ -1,7 +1,10 @@
 """Chords count every member once, whatever happened to it on the way."""
 
+import os
+import signal
 from typing import Any
 
+import pytest
 from celery import chord
 
 from jobkit import State
@@ -92,3 +95,31 @@ def test_the_body_of_a_chord_waits_for_the_store(
     assert fleet.wait_for(last).attempts == 0
     totals = [e for e in fleet.journal.entries() if e.item.startswith("total")]
     assert [(e.job, e.item) for e in totals] == [(result.id, "total-2")]
+
+
+@pytest.mark.long
+def test_a_chord_goes_on_whose_last_member_is_killed_while_it_hands_over(
+    valkey_server: ValkeyServer, make_fleet: FleetFactory
+) -> None:
+    fleet = make_fleet(
+        valkey_server.url, jobkit_lease_seconds=9, jobkit_store_timeout=0.3
+    )
+    (worker,) = fleet.start("a", concurrency=2)
+    add, walk, total = (fleet.task(name) for name in ("add", "walk", "total"))
+    result: Any = chord([add.s(1, 2), walk.s(150)])(total.s())
+    last = result.parent.results[1].id
+    entry = fleet.journal.wait_for(last, count=130)
+
+    # The body cannot be recorded, so its member is killed between claim and body.
+    valkey_server.kill()
+    fleet.journal.wait_for(last, count=150)
+    wait_until(
+        lambda: worker.log_from(0).count("goes on without saving") >= 3,
+        "the member has come to its end",
+    )
+    os.kill(entry.pid, signal.SIGKILL)
+    valkey_server.start()
+
+    assert result.get(timeout=60) == 153
+    totals = [e for e in fleet.journal.entries() if e.item.startswith("total")]
+    assert len(totals) == 1

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -20,11 +20,12 @@ from tempfile import TemporaryDirectory
 from tests.chaos import report, verdict
 from tests.chaos.faults import Faults
 from tests.chaos.producer import Producer, Sent
+from tests.chaos.relay import Relay
 from tests.chaos.report import Result
 from tests.chaos.verdict import End, Evidence
 from tests.servers import RabbitServer, Server, ValkeyServer
 from tests.waiting import wait_until
-from tests.worker.fleet import Fleet, new_name, opened
+from tests.worker.fleet import Fleet, Worker, new_name, opened
 from tests.worker.invariants import violations
 from tests.worker.setup import Setup
 
@@ -75,8 +76,10 @@ def run(options: Options) -> Result:
         fleet = stack.enter_context(
             opened(_setup(options, broker, store), _logs(options))
         )
-        fleet.start("a", "b", concurrency=2)
-        faults = Faults(fleet, store, broker, LEASE, Random(dice.getrandbits(64)))  # noqa: S311
+        way = stack.enter_context(Relay(store.port))
+        remote = _start(fleet, store, way)
+        own = Random(dice.getrandbits(64))  # noqa: S311
+        faults = Faults(fleet, store, broker, (remote, way), LEASE, own)
         producer = Producer(fleet, Random(dice.getrandbits(64)))  # noqa: S311
         _rage(faults, producer, options.seconds)
         troubles = [producer.failure] if producer.failure else []
@@ -99,6 +102,22 @@ def run(options: Options) -> Result:
         overtaken=found.overtaken,
         broken=broken,
     )
+
+
+def _start(fleet: Fleet, store: ValkeyServer, way: Relay) -> Worker:
+    """Start two workers; the second, which is returned, takes a way to the store."""
+    setup = fleet.setup
+    there, here = f":{store.port}/", f":{way.port}/"
+    remote = replace(
+        setup,
+        store=setup.store.replace(there, here),
+        backend=setup.backend.replace(there, here),
+    )
+    near, far = (fleet.worker(name, concurrency=2) for name in ("a", "b"))
+    near.launch()
+    far.start(remote)
+    near.ready()
+    return far
 
 
 def _rage(faults: Faults, producer: Producer, seconds: float) -> None:

@@ -13,12 +13,14 @@ from random import Random
 import redis
 
 from tests.chaos.processes import freeze, members
+from tests.chaos.relay import Relay
 from tests.servers import Server, ValkeyServer
 from tests.worker.fleet import Fleet, Worker
 
 CHILD = "child killed"
 WORKER = "worker killed"
 FROZEN = "worker frozen beyond its lease"
+PARTED = "worker cut off from the store"
 DRAINED = "worker shut down"
 ENDED = "worker ended by itself"
 HUNG = "shutdown that hung"
@@ -27,11 +29,14 @@ STORE = "store killed"
 BROKER_CUT = "broker's connections cut"
 STORE_CUT = "store's connections cut"
 
-CRASHES = frozenset({CHILD, WORKER, FROZEN, ENDED, HUNG})
+CRASHES = frozenset({CHILD, WORKER, FROZEN, PARTED, ENDED, HUNG})
 """Faults that end the runs of their victims without a word."""
 
 OUTAGES = frozenset({STORE, STORE_CUT})
 """Faults that keep every run from saving for a while."""
+
+UNSAVED = OUTAGES | {PARTED}
+"""Faults during which the runs that they reach save nothing."""
 
 SHUTDOWN = 25.0
 """Seconds that a worker has for a warm shutdown."""
@@ -53,7 +58,8 @@ class Blow:
 class Faults:
     """Strikes a fleet and its servers, one fault after the other, by chance.
 
-    Each kind comes once before any comes again.
+    Each kind comes once before any comes again. ``remote`` is a worker whose way to
+    the store is the relay.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class Faults:
         fleet: Fleet,
         store: ValkeyServer,
         broker: Server,
+        remote: tuple[Worker, Relay],
         lease: float,
         dice: Random,
     ) -> None:
@@ -68,6 +75,7 @@ class Faults:
         self._fleet = fleet
         self._store = store
         self._broker = broker
+        self._remote = remote
         self._lease = lease
         self._dice = dice
         self._bag: list[Callable[[], None]] = []
@@ -104,6 +112,7 @@ class Faults:
             self._kill_child,
             self._kill_worker,
             self._freeze_worker,
+            self._part_worker,
             self._shut_down,
             self._kill_broker,
             self._kill_store,
@@ -148,6 +157,17 @@ class Faults:
         # Before they wake: what they do from now on is theirs to answer for.
         self._note(FROZEN, at, frozenset(pids))
         worker.send_signal_to_all(signal.SIGCONT)
+
+    def _part_worker(self) -> None:
+        self.revive()
+        worker, way = self._remote
+        at, pids = time.monotonic(), frozenset(members(worker.pid))
+        way.pause()
+        self._pause(self._lease + 1, self._lease + 5)
+        # A child that ended meanwhile has a successor.
+        pids |= frozenset(members(worker.pid)) if worker.running else frozenset()
+        self._note(PARTED, at, pids)
+        way.resume()
 
     def _shut_down(self) -> None:
         worker, at = self._victim(), time.monotonic()

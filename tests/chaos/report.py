@@ -15,7 +15,8 @@ HEAD = """\
 # Under random faults
 
 A real cluster: two Celery workers with two processes each, a producer, a broker, and
-a Valkey as store and result backend that answers only for what is on its disk.
+a Valkey as store and result backend that answers only for what is on its disk. One of
+the workers reaches it by a relay that can be blocked, as between two hosts.
 Faults strike one after the other at random moments; meanwhile long and short jobs,
 chords, retries, cancels and delayed jobs are sent. Then everything is healed, and
 when all jobs are over the promises are held against what the tasks themselves wrote

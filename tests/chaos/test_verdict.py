@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos.faults import CHILD, DRAINED, FROZEN, STORE, Blow
+from tests.chaos.faults import CHILD, DRAINED, FROZEN, PARTED, STORE, Blow
 from tests.chaos.producer import LONG, RETRIED, Sent
 from tests.chaos.verdict import (
     LOST,
@@ -76,6 +76,12 @@ def test_what_was_done_while_the_store_was_away_may_come_again_too() -> None:
     away = Blow(STORE, 1.35, 3.0)  # the last six of the twenty
     assert broken(resumed_at(21 - 6 - EVERY), away) == {}
     assert broken(resumed_at(20 - 6 - EVERY), away) == {REPEATS: 1}
+
+
+def test_only_the_worker_that_was_cut_off_may_repeat_what_it_did_meanwhile() -> None:
+    at = 1.45, 2.0
+    assert broken(resumed_at(11), Blow(PARTED, *at, frozenset({OLD}))) == {}
+    assert broken(resumed_at(11), Blow(PARTED, *at, frozenset({NEW}))) == {REPEATS: 1}
 
 
 def test_an_old_owner_that_writes_after_the_new_one_is_one_too_many() -> None:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from jobkit import Job, State
-from tests.chaos.faults import CRASHES, DRAINED, FROZEN, HUNG, OUTAGES, Blow
+from tests.chaos.faults import (
+    CRASHES,
+    DRAINED,
+    FROZEN,
+    HUNG,
+    OUTAGES,
+    UNSAVED,
+    Blow,
+)
 from tests.chaos.producer import BODY, CANCELLED, RETRIED, Sent
 from tests.worker.journal import Entry
 
@@ -35,7 +43,7 @@ LATE_ITEMS = 3
 LATE_SECONDS = 0.1
 """Seconds after it wakes within which a worker finds out: two looks of its keeper."""
 
-UNSAVED = 1.5
+SAVED_AGAIN = 1.5
 """Seconds after an outage within which a run saves again."""
 
 SHOWN = {State.SUCCEEDED: "SUCCESS", State.CANCELLED: "REVOKED"}
@@ -207,20 +215,20 @@ def allowed(run: Run, evidence: Evidence) -> int:
     """How many of its items may come again.
 
     Those after its last checkpoint when it was ended without a word, besides
-    those that it did while the store was away; none when it ended by itself.
+    those that it did while the store was out of its reach; none when it ended by itself.
     """
     met = _met(run, evidence.blows)
     if not any(blow.kind in CRASHES | OUTAGES for blow in met):
         return 0
     unsaved = sum(
-        any(_during(entry, blow) for blow in met if blow.kind in OUTAGES)
+        any(_during(entry, blow) for blow in met if blow.kind in UNSAVED)
         for entry in run.entries
     )
     return evidence.every + unsaved
 
 
 def _during(entry: Entry, blow: Blow) -> bool:
-    return blow.at <= entry.at <= blow.until + UNSAVED
+    return blow.at <= entry.at <= blow.until + SAVED_AGAIN
 
 
 def _met(run: Run, blows: Sequence[Blow]) -> list[Blow]:
@@ -229,7 +237,7 @@ def _met(run: Run, blows: Sequence[Blow]) -> list[Blow]:
         blow
         for blow in blows
         if blow.at <= run.until
-        and blow.until + UNSAVED >= run.began
+        and blow.until + SAVED_AGAIN >= run.began
         and (blow.kind in OUTAGES or run.pids & blow.pids)
         and blow.kind in CRASHES | OUTAGES | {DRAINED}
     ]

@@ -15,7 +15,9 @@ def make_app(setup: Setup) -> Celery:
     """An app with Celery's defaults, and the loop in the two ways to acknowledge."""
     app = Celery("plain", broker=setup.broker, backend=setup.backend)
     app.conf.update(
-        broker_connection_retry_on_startup=True, task_default_queue=setup.name
+        broker_connection_retry_on_startup=True,
+        task_default_queue=setup.name,
+        **setup.conf,
     )
     journal = Journal(Path(setup.journal))
 

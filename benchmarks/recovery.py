@@ -32,7 +32,7 @@ from tests.servers import RabbitServer, ValkeyServer
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, Worker, new_name, opened
 from tests.worker.journal import Entry
-from tests.worker.setup import Setup
+from tests.worker.setup import QUORUM_CONF, Broker, Setup
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "recovery.md"
 
@@ -48,8 +48,8 @@ KILL_AT = 100
 """An item after the first save, which comes after a second."""
 
 
-Brokers = dict[str, Callable[[str], str]]
-"""The URL of each for a fleet of a name: workers of two fleets have the same names."""
+Brokers = dict[str, Callable[[str], Broker]]
+"""Each for a fleet of a name: the workers of two fleets have the same names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +138,14 @@ class Lane:
         if (broker, is_job) not in self._fleets:
             folder = Path(self._stack.enter_context(TemporaryDirectory()))
             name = new_name()
+            place = self._brokers[broker](name)
             setup = Setup(
-                broker=self._brokers[broker](name),
+                broker=place.url,
                 backend=self._valkey.database_url(1),
                 store=self._valkey.database_url(2),
                 name=name,
                 journal=str(folder / "journal"),
-                conf={"jobkit_lease_seconds": LEASE},
+                conf={"jobkit_lease_seconds": LEASE, **place.conf},
             )
             if not is_job:
                 setup = replace(setup, app="benchmarks.plain_loop")
@@ -231,8 +232,9 @@ def table(found: dict[Case, list[Outcome]]) -> Iterator[str]:
         )
 
 
-def _order(case: Case) -> tuple[int, bool, int]:
-    return WAYS.index(case.way), case.broker != "Redis", list(KINDS).index(case.kind)
+def _order(case: Case) -> tuple[int, bool, str, int]:
+    kind = list(KINDS).index(case.kind)
+    return WAYS.index(case.way), case.broker != "Redis", case.broker, kind
 
 
 def _times(outcomes: list[Outcome]) -> str:
@@ -314,10 +316,12 @@ def main() -> int:
         valkey = stack.enter_context(ValkeyServer())
         rabbit, brokers = None, cast("Brokers", {})
         if options.broker != "rabbitmq":
-            brokers["Redis"] = lambda _: valkey.database_url(0)
+            brokers["Redis"] = lambda _: Broker(valkey.database_url(0))
         if options.broker != "redis":
             rabbit = stack.enter_context(RabbitServer())
-            brokers["RabbitMQ"] = rabbit.add_vhost
+            vhost = rabbit.add_vhost
+            brokers["RabbitMQ"] = lambda name: Broker(vhost(name))
+            brokers["RabbitMQ, quorum"] = lambda name: Broker(vhost(name), QUORUM_CONF)
         found = measure(brokers, valkey, options)
         with_what = versions(valkey, rabbit)
     lines = list(table(found))

@@ -258,6 +258,15 @@ class Publisher:
         Raises:
             OperationalError: The broker cannot be reached.
         """
+        is_new = self._connection is None
+        try:
+            self._send(message)
+        except OperationalError:
+            if is_new:
+                raise
+            self._send(message)  # the broker was restarted, or closed an idle one
+
+    def _send(self, message: Message) -> None:
         connection = self._connect()
         try:
             with connection.Producer(auto_declare=False) as producer:

@@ -1,17 +1,22 @@
 """Messages vanish in the broker, or come back too early; the record decides."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from kombu import Connection
 
 from jobkit import State
+from tests.chaos.relay import Relay
 from tests.conftest import need_rabbit
 from tests.servers import RabbitServer
 from tests.waiting import wait_until
 from tests.worker import dying_producer, stranger
 from tests.worker.fleet import Fleet, FleetFactory
-from tests.worker.promises import on_all_brokers
+from tests.worker.promises import on_all_brokers, on_all_brokers_at_length
 from tests.worker.setup import QUORUM_CONF, Broker
 
 CONSUMER_TIMEOUT = 3.0
@@ -39,6 +44,34 @@ def test_a_job_whose_message_vanished_is_published_again(
     assert len(fleet.journal.entries(result.id)) == 1
     told: Any = fleet.app.control.inspect().stats()
     assert told["a@test"]["jobkit"]["done"]["published"] >= 1
+
+
+@on_all_brokers_at_length
+def test_a_message_goes_out_although_an_idle_connection_broke(
+    broker: Broker, make_fleet: FleetFactory
+) -> None:
+    # As RabbitMQ's does that sends no heartbeats, when nothing is due for minutes.
+    port = urlsplit(broker.url).port
+    assert port
+    with Relay(port) as way:
+        url = broker.url.replace(f":{port}/", f":{way.port}/")
+        fleet = make_fleet(broker=replace(broker, url=url))
+        job = fleet.store.get(fleet.send("add", 1, 2).id)
+        assert job
+        assert job.message
+        with fleet.publisher() as publisher, Connection(broker.url) as other:
+            queue = fleet.app.amqp.queues[fleet.setup.name](other.default_channel)
+            found: list[int] = []
+
+            def arrived(count: int) -> bool:
+                found.append(queue.purge() or 0)
+                return sum(found) == count
+
+            publisher.publish(job.message)
+            wait_until(partial(arrived, 2), "it is there, beside the first")
+            way.restart()
+            publisher.publish(job.message)
+            wait_until(partial(arrived, 3), "it is there again")
 
 
 def test_a_job_whose_producer_died_before_its_message_runs(

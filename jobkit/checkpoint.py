@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,8 @@ class StageState:
     """What is saved of one stage; ``cursor`` and ``value`` as encoded text.
 
     ``streak`` is how many items failed in a row, up to the last one; ``forgiven``
-    is how many had failed when the job was replayed.
+    is how many had failed when the job was replayed; ``ahead`` has the keys of
+    items that threads have handled beyond the cursor.
     """
 
     current: int = 0
@@ -26,6 +28,7 @@ class StageState:
     done: bool = False
     cursor: str | None = None
     value: str | None = None
+    ahead: tuple[str, ...] = ()
 
     @property
     def ok(self) -> int:
@@ -130,6 +133,13 @@ class Checkpoint:
         }
         return Checkpoint(self.plan, stages)
 
+    def rename(self, former: Mapping[str, str]) -> None:
+        """Give stages the names that they have now."""
+        self.plan = tuple(former.get(name, name) for name in self.plan)
+        self.stages = {
+            former.get(name, name): state for name, state in self.stages.items()
+        }
+
     def misfit(self, plan: tuple[str, ...]) -> str | None:
         """Why the saved stages do not fit the code's plan; None when they do.
 
@@ -142,8 +152,9 @@ class Checkpoint:
             return None
         return (
             f"incompatible: the saved stages {list(self.plan[:last])} are not how the "
-            f"task's stages {list(plan)} begin. Deploy code that fits and resume the "
-            "job, or cancel it and start it anew."
+            f"task's stages {list(plan)} begin. Deploy code that fits (a stage under "
+            "another name: Stage(new, was=old)) and resume the job, or cancel it and "
+            "start it anew."
         )
 
 

@@ -479,7 +479,7 @@ def leave(request: Any) -> None:
     """
     execution = request.__dict__.pop("jobkit_execution", None)
     if execution is not None:
-        execution.run.listener = None
+        execution.run.listener = execution.run.enter = None
 
 
 def _failure(error: Exception, decision: Decision) -> Failure:

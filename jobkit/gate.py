@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.exceptions import Ignore, Reject
 
 from jobkit import clock, signals
@@ -178,6 +179,13 @@ class Gate:
             *(self._store, task.policy, self._local),
         )
         run.listener = current.progressed
+        run.enter = partial(_enter, task, self._request)
         if not self._local:
             self._kit.keeper.keep(lease)
         return current
+
+
+def _enter(task: JobTask, request: Any) -> None:
+    """Make a thread that works for a task see its request, as the task's own does."""
+    _task_stack.push(task)
+    task.request_stack.push(request)

@@ -7,13 +7,16 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from jobkit import clock, codec
+from jobkit.ahead import LOOK, Ahead, Outcome, threads_of
 from jobkit.checkpoint import StageState
-from jobkit.errors import CodecError, SkipItem, StageError
+from jobkit.errors import CodecError, Interrupted, SkipItem, StageError
 from jobkit.job import FailedItem, ItemFailure
 from jobkit.progress import total_of
 from jobkit.verdicts import Verdict
@@ -24,11 +27,26 @@ if TYPE_CHECKING:
 KEY_LIMIT = 200
 """Characters of an item's key that the ledger keeps."""
 
-LOOK = 0.05
-"""Seconds between two looks of a waiting item at whether the run has to stop."""
-
 T = TypeVar("T")
 Source = Iterable[T] | Callable[[Any], Iterable[T]]
+
+
+def _itself(value: T) -> T:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[T]):
+    """What a stage does with each of its items.
+
+    ``name`` makes an item's key; ``over`` is told of each that was handled or
+    skipped, in their order.
+    """
+
+    handler: Callable[[T], object]
+    name: Callable[[T], object]
+    threads: int = 1
+    over: Callable[[T], object] = _itself
 
 
 class StageRun:
@@ -40,6 +58,7 @@ class StageRun:
         self.state = state
         self._run = run
         self._items: Generator[Any, None, None] | None = None
+        self._ahead: Ahead[Any] | None = None
         every = run.checkpoint_every
         self._save_at = state.current + every if every else sys.maxsize
 
@@ -75,8 +94,9 @@ class StageRun:
         """Count ``n`` more items as done; saves and stops when it is time to.
 
         Raises:
-            StageError: ``n`` is negative.
+            StageError: ``n`` is negative, or threads handle the stage's items.
         """
+        self._must_be_in_turn()
         if n < 0:
             raise StageError(
                 f"Stage {self.name!r} cannot advance by {n}: progress never goes back.",
@@ -93,6 +113,7 @@ class StageRun:
 
         A ``total`` of 0 is one that is not known yet.
         """
+        self._must_be_in_turn()
         if self.state.done:
             return
         self.state.total = total_of(total, self.name) or None
@@ -109,7 +130,9 @@ class StageRun:
 
         Raises:
             CodecError: The cursor's type is not kept, or it takes over 4 KiB.
+            StageError: Threads handle the stage's items.
         """
+        self._must_be_in_turn()
         self.state.place(cursor, self.name)
         if self._run.lease.attention:
             self._run.attend()
@@ -137,6 +160,15 @@ class StageRun:
                 time, or a callable has no way to tell its cursor.
             CodecError: The cursor cannot be kept; raised after the first item.
         """
+        return self._go_through(source, total, cursor, _itself)
+
+    def _go_through(
+        self,
+        source: Source[T],
+        total: int | None,
+        cursor: Callable[[Any], Any] | None,
+        over: Callable[[Any], Any],
+    ) -> Iterator[Any]:
         self._run.must_be_open(self)
         if self._items is not None:
             raise StageError(
@@ -145,7 +177,8 @@ class StageRun:
             )
         if total is not None:
             self.state.total = total_of(total, self.name)
-        left = self._by_item((), None) if self.done else self._rest(source, cursor)
+        done = self.done
+        left = self._by_item((), None) if done else self._rest(source, cursor, over)
         self._items = left
         return left
 
@@ -156,6 +189,7 @@ class StageRun:
         key: Callable[[T], object] | None = None,
         total: int | None = None,
         cursor: Callable[[T], Any] | None = None,
+        threads: int = 1,
     ) -> None:
         """Call ``handler`` with every item that is not done yet; a bad one may fail.
 
@@ -164,24 +198,37 @@ class StageRun:
         that are not the item's own (a rate limit, a time limit, a lost lease, an
         error of jobkit's) are the job's, as they are without ``each``.
 
+        With ``threads`` several items are handled at a time, and counted in their
+        order: the cursor moves behind items all of whose forerunners are done, and
+        at most three items for each thread are ahead of it. These are what a killed
+        worker repeats beside those since its last save. At any other end the items
+        in hand are waited for, and none that was handled well is handled again.
+
         Args:
-            source: As for ``iterate``.
-            handler: Does the work; ``SkipItem`` counts an item as skipped.
+            source: As for ``iterate``; it is read by the run's own thread.
+            handler: Does the work; ``SkipItem`` counts an item as skipped. What it
+                returns is not kept.
             key: Makes an item's name in the ledger, which must be its own and the
-                same in each run; by default its cursor, or the item itself.
+                same in each run; by default its cursor, or the item itself. Of two
+                items with one key the ledger has the later one.
             total: As for ``iterate``.
             cursor: As for ``iterate``.
+            threads: How many items are handled at a time, for handlers that mostly
+                wait. In them ``self.request``, ``self.job`` and ``stage.message`` are
+                the task's own; the stage is advanced by jobkit alone.
 
         Raises:
             TooManyFailures: The job is dead. DependencyDown: It is tried again.
             StageError, CodecError: As for ``iterate``.
         """
+        threads = threads_of(threads, self.name)
         if self._run.job.replay_of:
-            self._replay(handler)
-            return
-        self._each(source, handler, key or cursor or _itself, total, cursor)
+            self._replay(handler, threads)
+        else:
+            work = Work(handler, key or cursor or _itself, threads)
+            self._each(source, work, total, cursor)
 
-    def _replay(self, handler: Callable[[Any], object]) -> None:
+    def _replay(self, handler: Callable[[Any], object], threads: int) -> None:
         """Go through what failed in the job that this one replays."""
 
         def again(row: ItemFailure) -> None:
@@ -189,65 +236,133 @@ class StageRun:
                 raise LookupError(
                     "The item was too large to be kept, or of another type."
                 )
-            try:
-                handler(row.item)
-            except SkipItem:
-                self._run.resolved.append(row.row)
-                raise
-            self._run.resolved.append(row.row)
+            handler(row.item)
 
         def rows(place: int | None) -> Iterator[ItemFailure]:
             return self._run.to_replay(self.name, place)
 
-        self._each(rows, again, attrgetter("key"), None, attrgetter("place"))
+        work = Work(again, attrgetter("key"), threads, self._resolve)
+        self._each(rows, work, None, attrgetter("place"))
+
+    def _resolve(self, row: ItemFailure) -> None:
+        self._run.resolved.append(row.row)
 
     def _each(
         self,
         source: Source[T],
-        handler: Callable[[T], object],
-        name: Callable[[T], object],
+        work: Work[T],
         total: int | None,
         cursor: Callable[[T], Any] | None,
     ) -> None:
-        skipping = self._run.skipping
+        skipping, stop = self._run.skipping, None
         before = seen = self.state.current
-        for item in self.iterate(source, total, cursor):
-            # Only here the item before has been counted, and may stop the stage.
-            if seen > before:
-                skipping.check(self.name, self.state, seen)
-            self._handle(item, handler, name)
-            seen += 1
+        attempt: Callable[[T], Outcome[T]] = partial(self._attempt, work)
+        try:
+            for entry in self._entries(source, work, total, cursor):
+                # Only here the item before has been counted, and may stop the stage.
+                if seen > before:
+                    skipping.check(self.name, self.state, seen)
+                self._settle(entry if self._ahead else attempt(entry), work)
+                seen += 1
+            stop = self._ahead and self._ahead.stopped
+        finally:
+            self._leave_threads(work)
         if seen > before:
             skipping.check(self.name, self.state, seen)
+        if stop:
+            self._stop_here(stop)
+        if seen > before:
             skipping.check_end(self.name, self.state)
+        self.state.ahead = ()
+
+    def _entries(
+        self,
+        source: Source[T],
+        work: Work[T],
+        total: int | None,
+        cursor: Callable[[T], Any] | None,
+    ) -> Iterator[Any]:
+        """The items of a source; with threads their outcomes."""
+        if work.threads == 1:
+            return self._go_through(source, total, cursor, _itself)
+        run, attempt = self._run, partial(self._attempt, work)
+        ahead = self._ahead = Ahead(work.threads, attempt, run.lease.stop, run.enter)
+        behind = partial(_behind, cursor) if cursor else None
+        return self._go_through(source, total, behind, ahead.over)
+
+    def _leave_threads(self, work: Work[Any]) -> None:
+        """Let threads end, and note what they have done beyond the cursor."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.close()
+            names = [_key(work.name(item)) for item in ahead.beyond()]
+            self.state.ahead = tuple(dict.fromkeys([*self.state.ahead, *names]))
+
+    def _must_be_in_turn(self) -> None:
+        if self._ahead is not None:
+            raise StageError(
+                f"The items of stage {self.name!r} are handled by threads: its cursor "
+                "and its counts are kept by jobkit. Report by stage.message(...)."
+            )
 
     def failures(self) -> Iterator[ItemFailure]:
         """The rows of the ledger that belong to this stage, in their order."""
+        self._must_be_in_turn()
         rows = self._run.failures()
-        return (row for row in rows if row.stage == self.name)
+        return (row for row in rows if self._run.now(row.stage) == self.name)
 
-    def _handle(
-        self, item: T, handler: Callable[[T], object], key: Callable[[T], object]
-    ) -> None:
-        skipping, attempts = self._run.skipping, 0
-        while True:
+    def _attempt(self, work: Work[T], item: T) -> Outcome[T]:
+        """Handle an item, more than once if need be; it may be in another thread.
+
+        Raises what is the whole job's error.
+        """
+        if self.state.ahead and _key(work.name(item)) in self.state.ahead:
+            return Outcome(item)
+        attempts = 1
+        while (outcome := self._try(work, item, attempts)) is None:
             attempts += 1
-            try:
-                handler(item)
-            except SkipItem:
-                self.state.skipped += 1
-            except Exception as error:
-                verdict = skipping.verdict(error)
-                if verdict is None:
-                    raise
-                delay = skipping.delay(attempts)
-                if verdict is Verdict.transient and delay is not None:
-                    self._wait(delay)
-                    continue
-                self._file(item, key(item), error, attempts)
-                return
-            self.state.streak = 0
+        return outcome
+
+    def _try(self, work: Work[T], item: T, attempts: int) -> Outcome[T] | None:
+        skipping = self._run.skipping
+        try:
+            work.handler(item)
+        except SkipItem:
+            return Outcome(item, attempts, skipped=True)
+        except Exception as error:
+            verdict = skipping.verdict(error)
+            if verdict is None:
+                raise
+            transient = verdict is Verdict.transient
+            delay = skipping.delay(attempts) if transient else None
+            if delay is None:
+                return Outcome(item, attempts, error)
+        else:
+            return Outcome(item, attempts)
+        stop = self._wait(delay)
+        return Outcome(item, attempts, stop=stop) if stop else None
+
+    def _settle(self, outcome: Outcome[T], work: Work[T]) -> None:
+        """Count an item whose turn it is, but for the place, which ``iterate`` keeps."""
+        if outcome.stop:
+            # The item in hand is not done; those before it are.
+            self._leave_threads(work)
+            self._stop_here(outcome.stop)
+        state, item, error = self.state, outcome.item, outcome.error
+        if state.ahead:
+            name = _key(work.name(item))
+            state.ahead = tuple(one for one in state.ahead if one != name)
+        if error is not None:
+            self._file(item, work.name(item), error, outcome.attempts)
             return
+        state.skipped += outcome.skipped
+        state.streak = 0
+        work.over(item)
+
+    def _stop_here(self, reason: Interrupted) -> NoReturn:
+        if self._items is not None:
+            self._items.close()
+        self._run.leave_for(reason)
 
     def _file(self, item: object, key: object, error: Exception, attempts: int) -> None:
         self.state.failed += 1
@@ -263,33 +378,36 @@ class StageRun:
             )
         )
 
-    def _wait(self, seconds: float) -> None:
-        """Let time pass before an item is tried again, unless the run has to stop."""
+    def _wait(self, seconds: float) -> Interrupted | None:
+        """Let time pass before an item is tried again; why not, if the run has to stop."""
         until = clock.monotonic() + seconds
         while (left := until - clock.monotonic()) > 0:
-            if self._run.lease.stop() and self._items is not None:
-                # The item in hand is not done; those before it are.
-                self._items.close()
-                self._run.attend()
+            stop = self._run.lease.stop()
+            if stop:
+                return stop
             time.sleep(min(left, LOOK))
+        return None
 
     def _rest(
-        self, source: Source[T], cursor: Callable[[T], Any] | None
-    ) -> Generator[T, None, None]:
+        self,
+        source: Source[T],
+        cursor: Callable[[Any], Any] | None,
+        over: Callable[[Any], Any],
+    ) -> Generator[Any, None, None]:
         if not callable(source):
             if self.state.total is None and isinstance(source, Sized):
                 self.state.total = len(source)
             left = itertools.islice(source, self.state.current, None)
-            return self._by_item(left, cursor)
+            return self._by_item(over(left), cursor)
         items = source(self.cursor)
         if cursor is not None:
-            return self._by_item(items, cursor)
+            return self._by_item(over(items), cursor)
         if not hasattr(items, "cursor"):
             raise StageError(
                 f"Stage {self.name!r} iterates a callable source without a cursor: pass "
                 "cursor=function(item), or use one of jobkit.sources.",
             )
-        return self._by_source(items)
+        return self._by_source(over(items))
 
     def _by_item(
         self, items: Iterable[T], cursor: Callable[[T], Any] | None
@@ -341,8 +459,13 @@ class StageRun:
         every = self._run.checkpoint_every
         if self._run.lease.attention or count >= self._save_at:
             self._save_at = count + every if every else sys.maxsize
-            self._run.attend()
+            # With threads ahead, these notice a stop and see to it.
+            self._run.attend(stop=self._ahead is None)
         return self._save_at
+
+
+def _behind(cursor: Callable[[T], Any], outcome: Outcome[T]) -> Any:
+    return cursor(outcome.item)
 
 
 def _key(key: object) -> str:
@@ -362,7 +485,3 @@ def _payload(item: object) -> str:
         return codec.dumps(item, what="item", limit=codec.CURSOR_LIMIT)
     except CodecError:
         return ""
-
-
-def _itself(value: T) -> T:
-    return value

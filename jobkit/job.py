@@ -272,6 +272,7 @@ class Job:
     open_failures: int
     request: StopRequest | None
     replay_of: str
+    replay_root: str
     replays: int
     message: Message | None
     created_at: datetime
@@ -319,6 +320,7 @@ class Job:
             open_failures=int(get("open_failures", 0)),
             request=StopRequest.decode(get("request")),
             replay_of=get("replay_of", ""),
+            replay_root=get("replay_root") or get("replay_of", ""),
             replays=int(get("replays", 0)),
             message=Message.decode(fields["message"]) if get("message") else None,
             created_at=clock.from_milliseconds(int(fields["created_at"])),

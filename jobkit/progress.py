@@ -18,12 +18,14 @@ class Stage:
     """A named part of a job.
 
     ``weight`` is its share of the whole job's time against the other stages'
-    (default 1); ``title`` is what people read (default: the name).
+    (default 1); ``title`` is what people read (default: the name). ``was`` is a
+    name that it had before, or several: what is saved under it is the stage's.
     """
 
     name: str
     weight: float = 1.0
     title: str | None = None
+    was: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -35,6 +37,13 @@ class Stage:
                 f"Stage {self.name!r} has weight {self.weight!r}; it must be a number "
                 "above 0.",
             )
+        was = (self.was,) if isinstance(self.was, str) else self.was
+        if not _are_names(was):
+            raise SettingsError(
+                f"Stage {self.name!r} was {self.was!r}; that is a name, or a tuple of "
+                "names.",
+            )
+        object.__setattr__(self, "was", tuple(map(str.__str__, was)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,18 @@ class Plan:
         for name in names:
             if names.count(name) > 1:
                 raise SettingsError(f"Stage {name!r} is declared twice in {names}.")
+        former = [(old, stage.name) for stage in stages for old in stage.was]
+        for old, name in former:
+            if old in names or len([one for one, _ in former if one == old]) > 1:
+                raise SettingsError(
+                    f"Stage {name!r} was {old!r}, which another stage is or was too.",
+                )
         return cls(stages)
+
+    @property
+    def former(self) -> dict[str, str]:
+        """The name that each former name of a stage has now."""
+        return {old: stage.name for stage in self.stages for old in stage.was}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,6 +98,10 @@ class Plan:
                 f"{list(self.names)}. Add it to stages=[...].",
             )
         return self.names.index(name)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
 
 
 def _is_weight(value: object) -> bool:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from jobkit import clock, codec
 from jobkit.checkpoint import Checkpoint
@@ -42,6 +42,7 @@ class Run:
 
     ``listener`` is called with the progress after each save that the store
     took; ``checkpoint_every`` saves after so many items besides the interval.
+    ``enter`` is called in each thread that handles items for the run.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Run:
         self.plan = plan if plan.stages else Plan((UNNAMED,))
         self.saved = Checkpoint.decode(job.checkpoint)
         self.saved.forgive(job.replays)
+        self.saved.rename(self.plan.former)
         self.misfit = self.saved.misfit(self.plan.names)
         self.saved.plan = self.plan.names
         self.progress = job.progress
@@ -69,6 +71,7 @@ class Run:
         self.ended = False
         self.stopped: Interrupted | None = None
         self.listener = listener
+        self.enter: Callable[[], None] | None = None
         self._declared = bool(plan.stages)
         self._seq = 0
         self._unsaved = False
@@ -122,13 +125,19 @@ class Run:
             self.stopped = reason
             raise reason
 
-    def attend(self) -> None:
-        """Save, and stop here if the run has to stop."""
+    def attend(self, *, stop: bool = True) -> None:
+        """Save, and stop here if the run has to stop; not without ``stop``."""
         self.lease.attention = False
-        if self.lease.lost:
+        if not self.lease.lost:
+            self.save()
+        if stop:
             self.check()
-        self.save()
-        self.check()
+
+    def leave_for(self, reason: Interrupted) -> NoReturn:
+        """Save, and stop here for a reason that there was a moment ago."""
+        self.attend()
+        self.stopped = reason
+        raise reason
 
     def failures(self) -> Iterator[ItemFailure]:
         """The ledger of failed items, with those of this moment."""
@@ -142,8 +151,14 @@ class Run:
         return (
             row
             for row in self._ledger(self.job.replay_of)
-            if row.open and row.stage == stage and (place is None or row.place > place)
+            if row.open
+            and self.now(row.stage) == stage
+            and (place is None or row.place > place)
         )
+
+    def now(self, stage: str) -> str:
+        """The name that a stage has now."""
+        return self.plan.former.get(stage, stage)
 
     def _ledger(self, job_id: str) -> Iterator[ItemFailure]:
         after: str | None = ""
@@ -367,5 +382,8 @@ class CurrentJob:
         return reason is not None
 
     def item_key(self, item: object) -> str:
-        """A key for one item that stays the same over retries and replays."""
-        return f"{self._run.job.replay_of or self._run.job.id}:{item}"
+        """A key for one item that stays the same over retries and replays.
+
+        To be handed to services that do a thing once for each idempotency key.
+        """
+        return f"{self._run.job.replay_root or self._run.job.id}:{item}"

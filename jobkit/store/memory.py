@@ -122,12 +122,17 @@ class MemoryStore(Shelf):
             if seq > run.number("save_seq"):
                 run.keep(snapshot, at)
                 run.file(snapshot.failed, at)
-                parent = self._jobs.get(run.text("replay_of"))
-                if parent:
-                    parent.resolve(snapshot.resolved, job_id, at)
+                self._resolve(run, snapshot, at)
                 run.write(at, save_seq=seq, lease_until=at + milliseconds(lease))
                 run.tick(at)
             return Kept(owner=True, request=run.request)
+
+    def _resolve(self, run: Record, snapshot: Snapshot, at: int) -> None:
+        # An item that a replay of a replay has handled is open nowhere.
+        parent = self._jobs.get(run.text("replay_of"))
+        while parent:
+            parent.resolve(snapshot.resolved, run.text("id"), at)
+            parent = self._jobs.get(parent.text("replay_of"))
 
     def succeed(
         self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""

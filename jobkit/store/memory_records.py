@@ -209,6 +209,7 @@ class Record:
             message=new.message,
             checkpoint=checkpoint,
             replay_of=new.replay_of,
+            replay_root=parent.text("replay_root") or new.replay_of,
             created_at=at,
             due_at=at,
         )

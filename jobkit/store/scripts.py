@@ -28,6 +28,7 @@ FIELDS = (
         "open_failures",
         "request",
         "replay_of",
+        "replay_root",
         "replays",
         "created_at",
         "published_at",

@@ -130,6 +130,25 @@ def test_the_last_one_makes_the_old_job_succeed(store: Store, clock: Clock) -> N
     assert store.prune() == 1
 
 
+def test_a_replay_of_a_replay_resolves_the_rows_of_all(store: Store) -> None:
+    run = replayed(store)
+    resolves(store, run, "a", "b")
+    left = replace(snapshot(2), failed=ITEMS[2:])
+    store.save(run.id, run.fence, 2, left, LEASE)
+    assert store.succeed(run.id, run.fence, snapshot(3)) is State.PARTIAL
+    text = message("shop.again").encode()
+    new = NewJob(store.partner(run.id), "shop.sync", text, replay_of=run.id)
+    store.replay_items(new, PLACE)
+    again = started(store, new.id)
+
+    assert (again.replay_of, again.replay_root) == (run.id, "job")
+    assert (run.replay_root, kept(store).replay_root) == ("job", "")
+    resolves(store, again, "c")
+
+    assert [kept(store, one).state for one in ("job", run.id)] == [State.SUCCEEDED] * 2
+    assert is_open(store) == []
+
+
 def test_a_stale_owner_resolves_nothing(store: Store) -> None:
     run = replayed(store)
     store.interrupt(run.id, run.fence, "drain")

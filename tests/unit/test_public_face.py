@@ -85,7 +85,7 @@ STAGE_RUN = {
     "checkpoint": "(cursor)",
     "cursor": "property",
     "done": "property",
-    "each": "(source, handler, key=None, total=None, cursor=None)",
+    "each": "(source, handler, key=None, total=None, cursor=None, threads=1)",
     "failures": "()",
     "iterate": "(source, total=None, cursor=None)",
     "message": "(text)",
@@ -147,7 +147,7 @@ def test_how_things_are_made() -> None:
     assert made == {
         jobkit.Client: "(store, cancelled=None, anew=None, *, prefix='jobkit', partitions=1)",
         jobkit.JobKit: "(app, store=None)",
-        jobkit.Stage: "(name, weight=1.0, title=None)",
+        jobkit.Stage: "(name, weight=1.0, title=None, was=())",
         jobkit.Page: "(items, next=None)",
     }
 
@@ -180,13 +180,13 @@ def test_the_fields_of_the_values() -> None:
     )
     assert names(jobkit.Event) == "id name at state detail progress"
     assert names(jobkit.Page) == "items next"
-    assert names(jobkit.Stage) == "name weight title"
+    assert names(jobkit.Stage) == "name weight title was"
     assert names(StopRequest) == "kind actor reason"
     assert names(jobkit.Job) == (
         "id task state reason queue priority dead_letter_queue owner fence worker "
         "attempts starts recoveries interruptions crashes_without_progress crash_limit "
         "rate_limited budgets position stages checkpoint progress error "
-        "open_failures request replay_of replays message created_at published_at started_at updated_at "
+        "open_failures request replay_of replay_root replays message created_at published_at started_at updated_at "
         "finished_at due_at lease_until"
     )
     assert names(jobkit.RetryPolicy) == (

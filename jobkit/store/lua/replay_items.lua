@@ -23,14 +23,16 @@ if state ~= 'PARTIAL' or tonumber(open or '0') == 0 then
   return { 'refused', state }
 end
 local at = now()
-local task, queue_name, priority, dead_letter_queue, owner, stages, crash_limit = read(
-  id, 'task', 'queue', 'priority', 'dead_letter_queue', 'owner', 'stages', 'crash_limit'
+local task, queue_name, priority, dead_letter_queue, owner, stages, crash_limit, root = read(
+  id, 'task', 'queue', 'priority', 'dead_letter_queue', 'owner', 'stages', 'crash_limit',
+  'replay_root'
 )
 write(
   child, 'id', child, 'schema', SCHEMA, 'state', 'QUEUED', 'enqueue_token', child,
   'task', task, 'message', ARGV[3], 'queue', queue_name, 'priority', priority,
   'dead_letter_queue', dead_letter_queue, 'owner', owner, 'stages', stages,
   'crash_limit', crash_limit, 'fence', 0, 'checkpoint', ARGV[4], 'replay_of', id,
+  'replay_root', root or id,
   'created_at', int(at), 'updated_at', int(at)
 )
 enter(child, 'QUEUED', at, task, queue_name, owner)

@@ -22,10 +22,14 @@ if seq > run.seq then
     'position', int(math.max(run.position, tonumber(ARGV[4])))
   )
   file_failures(id, at, ARGV[8])
-  local parent = read(id, 'replay_of') or ''
-  if parent ~= '' and resolve_failures(parent, ARGV[9]) then
-    finish(parent, 'PARTIAL', 'SUCCEEDED', at, 'reason', RESOLVED)
-    event(parent, 'resolved', at, 'SUCCEEDED', id)
+  -- An item that a replay of a replay has handled is open nowhere.
+  local parent = read(id, 'replay_of')
+  while parent and parent ~= '' do
+    if resolve_failures(parent, ARGV[9]) then
+      finish(parent, 'PARTIAL', 'SUCCEEDED', at, 'reason', RESOLVED)
+      event(parent, 'resolved', at, 'SUCCEEDED', id)
+    end
+    parent = read(parent, 'replay_of')
   end
   redis.call(
     'XADD', key('ticks', id), 'MAXLEN', TICKS_KEPT, '*', 'name', 'progressed',

@@ -1,5 +1,6 @@
 """Turn Celery tasks into jobs that one can trust."""
 
+from jobkit.checkpoint import SavedStage
 from jobkit.client import Client
 from jobkit.errors import (
     Cancelled,
@@ -60,6 +61,7 @@ __all__ = [
     "ProgressTask",
     "RateLimited",
     "RetryPolicy",
+    "SavedStage",
     "SchemaError",
     "SettingsError",
     "SkipItem",

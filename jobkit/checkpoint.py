@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobkit import codec
-from jobkit.errors import CodecError
+from jobkit.errors import CodecError, StageError
 
 
 @dataclass(slots=True)
@@ -54,6 +54,50 @@ class StageState:
         self.value = codec.dumps(
             value, what=f"value of step {stage!r}", limit=codec.STEP_VALUE_LIMIT
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedStage:
+    """What is saved of a stage, as a task's ``migrate`` sees it.
+
+    ``current``, ``failed`` and ``skipped`` count its items, ``cursor`` is the place
+    to go on from, ``value`` that of a step.
+    """
+
+    current: int = 0
+    total: int | None = None
+    failed: int = 0
+    skipped: int = 0
+    done: bool = False
+    cursor: Any = None
+    value: Any = None
+
+    @classmethod
+    def read(cls, state: StageState) -> SavedStage:
+        """What a state says."""
+        plain = {name: getattr(state, name) for name in cls.__slots__[:5]}
+        cursor, value = (
+            codec.loads(text) if text else None for text in (state.cursor, state.value)
+        )
+        return cls(**plain, cursor=cursor, value=value)
+
+    def state(self, name: str) -> StageState:
+        """The reverse of ``read``.
+
+        Raises:
+            CodecError: Cursor or value cannot be kept.
+        """
+        state = StageState(*(getattr(self, name) for name in self.__slots__[:4]))
+        state.done = self.done
+        if self.cursor is not None:
+            state.place(self.cursor, name)
+        if self.value is not None:
+            state.keep(self.value, name)
+        return state
+
+
+Migration = Callable[[dict[str, SavedStage]], Mapping[str, SavedStage] | None]
+"""Fits what is saved under other stages to those of the code; None: it cannot."""
 
 
 @dataclass(slots=True)
@@ -139,6 +183,23 @@ class Checkpoint:
         self.stages = {
             former.get(name, name): state for name, state in self.stages.items()
         }
+
+    def opened(self) -> dict[str, SavedStage]:
+        """The stages that were begun, for user code to read."""
+        return {name: SavedStage.read(state) for name, state in self.stages.items()}
+
+    def replace(self, stages: Mapping[str, SavedStage], names: tuple[str, ...]) -> None:
+        """Put stages in place of those that were begun; ``names`` are the plan's.
+
+        Raises:
+            StageError: One of them is not in the plan. CodecError: It cannot be kept.
+        """
+        strange = [name for name in stages if name not in names]
+        if strange:
+            raise StageError(
+                f"{strange} are not among the task's stages {list(names)}."
+            )
+        self.stages = {name: stage.state(name) for name, stage in stages.items()}
 
     def misfit(self, plan: tuple[str, ...]) -> str | None:
         """Why the saved stages do not fit the code's plan; None when they do.

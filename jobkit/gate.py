@@ -71,6 +71,8 @@ class Gate:
             self._refuse(start)
         current = self._execute(start.job)
         self._mark(current)
+        if current.run.misfit:
+            current.run.migrate(getattr(self._task, "migrate", _cannot))
         misfit = current.run.misfit
         if misfit:
             with suppress(LeaseLost):  # then the next owner finds the same
@@ -183,6 +185,10 @@ class Gate:
         if not self._local:
             self._kit.keeper.keep(lease)
         return current
+
+
+def _cannot(_: object) -> None:
+    """A task without stages has none to fit."""
 
 
 def _enter(task: JobTask, request: Any) -> None:

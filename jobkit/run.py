@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 from jobkit import clock, codec
-from jobkit.checkpoint import Checkpoint
+from jobkit.checkpoint import Checkpoint, Migration
 from jobkit.errors import Interrupted, LeaseLost, StageError, StoreUnavailable
 from jobkit.items import StageRun
 from jobkit.job import FailedItem, ItemFailure, Job, Progress
@@ -79,6 +79,18 @@ class Run:
         self._open: StageRun | None = None
         self._pace = Pace(self.saved.rate)
         self._message: str | None = None
+
+    def migrate(self, migration: Migration) -> None:
+        """Let user code fit saved stages to the plan, which they do not fit."""
+        try:
+            stages = migration(self.saved.opened())
+            if stages is not None:
+                self.saved.replace(stages, self.plan.names)
+                self.misfit = None
+        except Exception as error:
+            logger.exception("Job %s cannot be migrated", self.job.id)
+            told = f"{type(error).__qualname__}: {error}"
+            self.misfit = f"{self.misfit} Its migrate failed with {told}"
 
     # -- what user code calls -------------------------------------------------
 

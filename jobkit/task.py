@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
@@ -13,6 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import task_postrun, task_success
 
 from jobkit import execution
+from jobkit.checkpoint import SavedStage
 from jobkit.entry import ENTERING, KEYS, Entry, delay_of, with_eta
 from jobkit.errors import JobkitError, SettingsError
 from jobkit.execution import Execution
@@ -329,6 +330,19 @@ class ProgressTask(JobTask):
             StageError: As for ``stage``.
         """
         return self._execution.run.step(name, lambda: fn(*args, **kwargs))
+
+    def migrate(self, saved: dict[str, SavedStage]) -> Mapping[str, SavedStage] | None:
+        """Fit what older code has saved to the stages of this one; None: it cannot be.
+
+        Called before a run whose saved stages are not how the task's stages begin;
+        ``saved`` has those that were begun, in their order. What is returned takes
+        their place: ``{"import": saved["import"]}`` without a stage that is gone, or
+        ``replace(saved["import"], cursor=...)`` with another cursor. A stage that is
+        left out begins anew. With None, as by default, and with an error the job is
+        paused (``incompatible``). For another name ``Stage(new, was=old)`` is enough.
+        """
+        del saved
+        return None
 
     def set_progress(self, current: int, total: int, description: str = "") -> None:
         """Report ``current`` of ``total``, in the words of celery-progress."""

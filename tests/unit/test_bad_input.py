@@ -236,6 +236,25 @@ def test_a_weight_that_is_none() -> None:
         Stage("import", weight=0)
 
 
+@pytest.mark.parametrize("was", [7, ["sync"], ("sync", 7)])
+def test_a_former_name_that_is_none(was: Any) -> None:
+    with pytest.raises(SettingsError, match=r"Stage 'import' was .*a tuple of names"):
+        Stage("import", was=was)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        ["sync", Stage("import", was="sync")],
+        [Stage("load", was="sync"), Stage("import", was=("get", "sync"))],
+    ],
+    ids=["that is declared", "of two stages"],
+)
+def test_a_former_name_of_another_stage(app: Celery, stages: Any) -> None:
+    with pytest.raises(SettingsError, match="was 'sync', which another stage is or"):
+        declare(app, stages=stages)
+
+
 @pytest.mark.parametrize(
     ("policy", "part"),
     [

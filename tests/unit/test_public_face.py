@@ -25,7 +25,7 @@ from jobkit.verdicts import Verdict
 ALL = """
 Cancelled Client CodecError DependencyDown Drained Event Interrupted ItemFailure Job
 JobKit JobNotFound JobResult JobTask JobkitError LeaseLost LimitError NotAllowed Page
-Paused Permanent Progress ProgressTask RateLimited RetryPolicy SchemaError SettingsError
+Paused Permanent Progress ProgressTask RateLimited RetryPolicy SavedStage SchemaError SettingsError
 SkipItem SkipPolicy Stage StageError State StoreError StoreUnavailable TooManyFailures
 Transient
 """
@@ -61,6 +61,7 @@ def public(kind: type) -> dict[str, str]:
 
 
 PROGRESS_TASK = {
+    "migrate": "(saved)",
     "stage": "(name, total=None, title=None)",
     "step": "(name, fn, /, *args, **kwargs)",
     "set_progress": "(current, total, description='')",
@@ -180,6 +181,9 @@ def test_the_fields_of_the_values() -> None:
     )
     assert names(jobkit.Event) == "id name at state detail progress"
     assert names(jobkit.Page) == "items next"
+    assert names(jobkit.SavedStage) == (
+        "current total failed skipped done cursor value"
+    )
     assert names(jobkit.Stage) == "name weight title was"
     assert names(StopRequest) == "kind actor reason"
     assert names(jobkit.Job) == (

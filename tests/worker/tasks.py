@@ -6,18 +6,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject
+from typing_extensions import override
 
 from jobkit import (
     JobTask,
     Permanent,
     ProgressTask,
     RateLimited,
+    SavedStage,
     Stage,
 )
 from tests.worker.journal import Journal
@@ -36,7 +39,7 @@ def register(app: Celery, stages: Iterable[str]) -> None:
     task("stumble", stages=WALK_STAGES)(stumble)
     limit = {"max_failures": 100, "max_consecutive": 20, "item_base": 0.01}
     task("sift", stages=WALK_STAGES, skip_policy=limit)(sift)
-    task("phases", stages=list(stages))(phases)
+    task("phases", base=Phased, stages=list(map(_stage, stages)))(phases)
     task("add", base=JobTask)(add)
     task("patient", base=JobTask)(patient)
     task("total")(total)
@@ -52,6 +55,24 @@ def register(app: Celery, stages: Iterable[str]) -> None:
     once_more = {"unknown": 1, "base": 0}
     task("soft", soft_time_limit=0.5, retry_policy=once_more)(wait_long)
     task("hard", time_limit=1)(wait_long)
+
+
+def _stage(text: str) -> Stage:
+    name, _, was = text.partition(" was ")
+    return Stage(name, was=was or ())
+
+
+class Phased(ProgressTask):
+    """Goes on with the import of older code, from where the setup says."""
+
+    abstract = True
+
+    @override
+    def migrate(self, saved: dict[str, SavedStage]) -> Mapping[str, SavedStage] | None:
+        place = self.app.conf.get("migrate_to")
+        if place is None:
+            return None
+        return {"import": replace(saved["import"], current=place, cursor=place)}
 
 
 def journal(task: JobTask) -> Journal:
@@ -87,8 +108,9 @@ def _go(
     items: int,
     pause: float,
     meet: Callable[[int], None] = _pass,
+    name: str = "import",
 ) -> None:
-    with task.stage("import", total=items) as stage:
+    with task.stage(name, total=items) as stage:
         for item in stage.iterate(numbers(items), cursor=int):
             note(task, item)
             meet(item)
@@ -189,14 +211,13 @@ def sift(
 
 
 def phases(self: ProgressTask, items: int, pause: float = 0.01) -> list[str]:
-    """Whatever stages the setup names; the one called ``import`` has items."""
-    names = [stage.name for stage in self.plan.stages]
-    for name in names:
-        if name != "import":
-            self.step(name, note, self, name)
-            continue
-        _go(self, items, pause)
-    return names
+    """Whatever stages the setup names; the one that is or was ``import`` has items."""
+    for stage in self.plan.stages:
+        if "import" in (stage.name, *stage.was):
+            _go(self, items, pause, name=stage.name)
+        else:
+            self.step(stage.name, note, self, stage.name)
+    return list(self.plan.names)
 
 
 def add(self: JobTask, x: int, y: int) -> int:

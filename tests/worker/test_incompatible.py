@@ -41,6 +41,30 @@ def test_stages_that_do_not_fit_hold_the_job_until_they_fit(fleet: Fleet) -> Non
     assert fleet.journal.items(job_id) == list(range(1, 101))
 
 
+def test_a_stage_with_another_name_goes_on_where_the_old_one_was(fleet: Fleet) -> None:
+    job_id = interrupted(fleet)
+    stages = ("prepare", "load was import", "end")
+
+    fleet.workers["a"].start(replace(fleet.setup, stages=stages))
+    job = fleet.wait_for(job_id)
+
+    assert (job.state, job.attempts) == (State.SUCCEEDED, 0)
+    assert fleet.journal.items(job_id) == list(range(1, 101))
+    assert fleet.app.AsyncResult(job_id).get(timeout=10) == ["prepare", "load", "end"]
+
+
+def test_a_migration_says_where_the_new_stages_go_on(fleet: Fleet) -> None:
+    job_id = interrupted(fleet)
+    before = fleet.journal.items(job_id)
+    conf = {**fleet.setup.conf, "migrate_to": 90}
+
+    fleet.workers["a"].start(replace(fleet.setup, stages=REMOVED, conf=conf))
+    job = fleet.wait_for(job_id)
+
+    assert (job.state, job.attempts) == (State.SUCCEEDED, 0)
+    assert fleet.journal.items(job_id) == [*before, *range(91, 101)]
+
+
 def test_a_stage_that_is_added_behind_just_runs(fleet: Fleet) -> None:
     job_id = interrupted(fleet)
     stages = ("prepare", "import", "publish", "end")

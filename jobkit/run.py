@@ -102,7 +102,9 @@ class Run:
         name = self.plan.names[index]
         self.say(title or self.plan.stages[index].title)
         state = self.saved.stage(name)
-        state.total = total_of(total, name) if total is not None else state.total
+        # A replay goes over the failed items alone, whose number is known.
+        if total is not None and not (self.job.replay_of and state.total is not None):
+            state.total = total_of(total, name)
         return StageRun(self, name, index, state)
 
     def step(self, name: str, call: Callable[[], T]) -> T:

@@ -286,6 +286,71 @@ def test_an_item_that_cannot_be_kept_is_named_all_the_same(store: Watched) -> No
     assert (row.key, row.item) == ("1", None)
 
 
+def test_of_two_items_with_one_key_the_ledger_has_the_later(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    handle(run, fails(3, 4, 9), key=lambda item: item // 2 * 2)
+
+    assert [(row.key, row.item) for row in store.failures(ID).items] == [
+        ("2", 3),
+        ("4", 4),
+        ("8", 9),
+    ]
+    run = begin(store, job_id="third", skipping=policy())
+    handle(run, fails(8, 9), key=lambda _: "same")
+    (row,) = store.failures("third").items
+    assert (row.item, row.message) == (9, "no 9")
+    seen = run.progress
+    assert (seen.current, seen.ok, seen.failed) == (20, 18, 2)
+    assert kept(store, "third").open_failures == 1
+
+
+def test_what_a_handler_returns_is_not_kept(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    handle(run, lambda _: object())
+    assert (run.progress.ok, keys(store)) == (20, [])
+
+
+@pytest.mark.parametrize("items", [["x" * 5_000, "y"], [{1, 2}, "y"]])
+def test_an_item_that_cannot_be_kept_is_named_and_stays_open_when_replayed(
+    store: Watched, items: Any
+) -> None:
+    def handler(item: Any) -> None:
+        if item != "y":
+            raise ValueError("no good")
+
+    run = begin(store, skipping=policy())
+    handle(run, handler, items=items, key=len, cursor=len)
+    store.succeed(ID, run.job.fence, run.final())
+    place = Checkpoint.decode(kept(store).checkpoint).over_failures().encode()
+    store.replay_items(replace(new_job("child"), replay_of=ID), place)
+    done: list[Any] = []
+    run = begin(store, job_id="child", skipping=policy())
+    with pytest.raises(TooManyFailures):
+        handle(run, done.append)
+
+    (row,) = store.failures("child").items
+    assert row.message == "The item was too large to be kept, or of another type."
+    assert (done, kept(store).open_failures, kept(store).state) == ([], 1, "PARTIAL")
+
+
+def test_more_failures_than_the_ledger_holds_are_all_counted(
+    store: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobkit.store.memory_records.LEDGER_KEPT", 5)
+    run = begin(store, skipping=policy())
+    handle(run, fails(*range(1, 10)))
+    assert len(keys(store)) == 5
+    assert (run.progress.ok, run.progress.failed) == (11, 9)
+    assert store.succeed(ID, run.job.fence, run.final()) == "PARTIAL"
+
+
+def test_a_key_that_fails_is_an_error_of_the_job(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    with pytest.raises(ZeroDivisionError):
+        handle(run, fails(4), key=lambda item: 1 / (item - 4))
+    assert (kept(store).progress.current, keys(store)) == (3, [])
+
+
 def test_a_task_sees_its_failures(store: Watched) -> None:
     run = begin(store, skipping=policy())
     with run.stage("import") as stage:
@@ -312,6 +377,34 @@ def test_an_item_that_a_replay_skips_is_resolved(store: Watched) -> None:
     assert done == [3, 4]
     assert (run.progress.ok, run.progress.skipped) == (1, 1)
     assert (kept(store).state, kept(store).open_failures) == ("SUCCEEDED", 0)
+
+
+def test_an_item_has_the_key_of_the_first_job_in_replays_of_replays(
+    store: Watched,
+) -> None:
+    keys: list[str] = []
+
+    def handler(item: int) -> None:
+        keys.append(CurrentJob(run).item_key(item))
+        fails(3, 4)(item)
+
+    family = [ID, "child", "grandchild"]
+    run = begin(store, skipping=policy())
+    handle(run, handler)
+    for parent, child in pairwise(family):
+        assert store.succeed(parent, run.job.fence, run.final()) == "PARTIAL"
+        place = Checkpoint.decode(kept(store, parent).checkpoint).over_failures()
+        new = replace(new_job(child), replay_of=parent)
+        store.replay_items(new, place.encode())
+        run = begin(store, job_id=child, skipping=policy())
+        with pytest.raises(TooManyFailures) if child == family[1] else nullcontext():
+            handle(run, handler if child == family[1] else lambda _: handler(1))
+
+    assert [key for key in keys if key.endswith((":3", ":4"))] == 2 * [
+        f"{ID}:3",
+        f"{ID}:4",
+    ]
+    assert set(keys) == {f"{ID}:{item}" for item in ITEMS}
 
 
 def test_a_finished_stage_is_not_gone_through_again(store: Watched) -> None:

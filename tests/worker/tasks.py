@@ -39,6 +39,9 @@ def register(app: Celery, stages: Iterable[str]) -> None:
     task("stumble", stages=WALK_STAGES)(stumble)
     limit = {"max_failures": 100, "max_consecutive": 20, "item_base": 0.01}
     task("sift", stages=WALK_STAGES, skip_policy=limit)(sift)
+    task("gather", stages=WALK_STAGES, skip_policy=limit)(gather)
+    strict = {"verdicts": {ValueError: "permanent"}}
+    task("strict", stages=WALK_STAGES, retry_policy=strict)(stumble)
     task("phases", base=Phased, stages=list(map(_stage, stages)))(phases)
     task("add", base=JobTask)(add)
     task("patient", base=JobTask)(patient)
@@ -145,6 +148,10 @@ def _limited() -> NoReturn:
     raise RateLimited("slow down", retry_after=1)
 
 
+def _limited_long() -> NoReturn:
+    raise RateLimited("come back in two minutes", retry_after=120)
+
+
 def _value() -> NoReturn:
     raise ValueError("what is this")
 
@@ -165,6 +172,7 @@ TROUBLES: dict[str, Callable[[], None]] = {
     "permanent": _permanent,
     "connection": _connection,
     "limited": _limited,
+    "limited_long": _limited_long,
     "value": _value,
     "memory": _memory,
     "exit": sys.exit,
@@ -207,6 +215,27 @@ def sift(
 
     with self.stage("import", total=items) as stage:
         stage.each(numbers(items), handler=handle, cursor=int)
+    return self.step("end", lambda: items)
+
+
+def gather(
+    self: ProgressTask,
+    items: int,
+    bad: list[int],
+    threads: int = 4,
+    pause: float = 0.02,
+) -> int:
+    """Handles numbered items by threads; some are bad, and some take longer."""
+
+    def handle(item: int) -> None:
+        time.sleep(pause * (1 + item % 3) / 2)
+        stage.message(self.job.item_key(item))
+        if item in bad:
+            raise LookupError(f"no order {item}")
+        note(self, item)
+
+    with self.stage("import", total=items) as stage:
+        stage.each(numbers(items), handler=handle, cursor=int, threads=threads)
     return self.step("end", lambda: items)
 
 

@@ -3,8 +3,10 @@
 import pytest
 
 from jobkit import NotAllowed, State
+from jobkit.retry import Budgets
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet
+from tests.worker.promises import backend_writes_here
 
 
 def event_times(fleet: Fleet, job_id: str, name: str) -> list[float]:
@@ -66,6 +68,33 @@ def test_a_rate_limit_is_waited_for_and_costs_no_attempt(
     )
     assert after[0].at - before.at >= 1.0
     assert (job.attempts, job.rate_limited) == (0, 1)
+
+
+@backend_writes_here
+def test_a_service_that_asks_for_two_minutes_gets_them(standing_fleet: Fleet) -> None:
+    fleet = standing_fleet
+    result = fleet.send("stumble", 5, [3], "limited_long")
+
+    job = fleet.wait_for(result.id, State.RETRYING)
+
+    assert job.due_at
+    assert 120 <= (job.due_at - job.updated_at).total_seconds() <= 132
+    assert (job.attempts, job.rate_limited) == (0, 1)
+    assert Budgets.decode(job.budgets) == Budgets(rate_limited=1, position=2)
+    fleet.jobs.cancel(job.id)
+
+
+def test_an_error_that_the_task_calls_permanent_is_a_dead_letter_at_once(
+    standing_fleet: Fleet,
+) -> None:
+    fleet = standing_fleet
+    result = fleet.send("strict", 5, [3], "value", 99)
+
+    job = fleet.wait_for(result.id)
+
+    assert (job.state, job.reason, job.starts) == (State.DEAD, "permanent", 1)
+    assert job.error
+    assert (job.error.type, job.error.verdict) == ("ValueError", "permanent")
 
 
 def test_an_unknown_error_uses_up_its_budget(standing_fleet: Fleet) -> None:

@@ -3,37 +3,56 @@
 import os
 import signal
 
+import pytest
+
 from jobkit import State
+from jobkit.checkpoint import Checkpoint
 from tests.worker.fleet import Fleet, FleetFactory
-from tests.worker.promises import backend_writes_here
+from tests.worker.promises import CLASSIC, REDIS, backend_writes_here
 
 pytestmark = backend_writes_here
 
-ITEMS = 1_500
-BAD = list(range(20, ITEMS, 40))
+SHORT, LONG = 5_000, 50_000
+AT_LENGTH = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
-def test_failed_items_are_filed_once_though_the_worker_is_killed_twice(
-    make_fleet: FleetFactory,
+@pytest.mark.parametrize(
+    ("items", "broker"),
+    [
+        pytest.param(SHORT, REDIS, id="redis"),
+        pytest.param(SHORT, CLASSIC, marks=pytest.mark.long, id="rabbitmq"),
+        pytest.param(LONG, REDIS, marks=AT_LENGTH, id="redis at length"),
+        pytest.param(LONG, CLASSIC, marks=AT_LENGTH, id="rabbitmq at length"),
+    ],
+    indirect=["broker"],
+)
+def test_37_failed_items_are_filed_once_though_the_worker_is_killed_twice(
+    make_fleet: FleetFactory, items: int
 ) -> None:
-    fleet = make_fleet(jobkit_checkpoint_every=10)
+    bad = list(range(20, items, items // 37))[:37]
+    fleet = make_fleet(jobkit_checkpoint_every=100)
     fleet.start("a", concurrency=2)
-    result = fleet.send("sift", ITEMS, BAD)
+    result = fleet.send("sift", items, bad, 0.0002)
     for fence in (1, 2):
-        victim = fleet.journal.wait_for(result.id, fence=fence, count=300)
+        count = items // 5
+        victim = fleet.journal.wait_for(result.id, fence=fence, count=count)
         os.kill(victim.pid, signal.SIGKILL)
-    job = fleet.wait_for(result.id)
+    job = fleet.wait_for(result.id, timeout=120)
 
     rows = fleet.jobs.failures(result.id, limit=100).items
-    assert [row.item for row in rows] == BAD
+    assert [row.item for row in rows] == bad
+    assert [row.key for row in rows] == list(map(str, bad))
+    assert {row.message for row in rows} == {f"no order {item}" for item in bad}
     assert {(row.error, row.stage, row.open) for row in rows} == {
         ("LookupError", "import", True)
     }
     assert (job.state, job.recoveries, job.attempts) == (State.PARTIAL, 2, 0)
-    assert job.open_failures == len(BAD)
-    assert set(fleet.journal.items(result.id)) == set(range(1, ITEMS + 1)) - set(BAD)
+    counted = Checkpoint.decode(job.checkpoint).stage("import")
+    assert (counted.current, counted.skipped) == (items, 0)
+    assert (counted.ok, counted.failed, job.open_failures) == (items - 37, 37, 37)
+    assert set(fleet.journal.items(result.id)) == set(range(1, items + 1)) - set(bad)
     assert fleet.ends(result.id) == [State.PARTIAL]
-    assert result.get(timeout=10) == ITEMS
+    assert result.get(timeout=10) == items
 
 
 def test_one_failure_more_than_allowed_ends_the_job(fleet: Fleet) -> None:

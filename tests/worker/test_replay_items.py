@@ -8,6 +8,7 @@ import pytest
 from celery import chain
 
 from jobkit import NotAllowed, State
+from jobkit.checkpoint import Checkpoint
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, FleetFactory
 from tests.worker.promises import backend_writes_here
@@ -32,6 +33,8 @@ def test_a_replay_handles_the_failed_items_alone(make_fleet: FleetFactory) -> No
 
     assert (job.state, job.replay_of, job.recoveries) == (State.SUCCEEDED, first.id, 1)
     assert (job.progress.percent, job.starts) == (100.0, 2)
+    counted = Checkpoint.decode(job.checkpoint).stage("import")
+    assert (counted.total, counted.current, counted.ok) == (len(BAD),) * 3
     assert set(fleet.journal.items(child)) == set(BAD)
     assert len(fleet.journal.repeated(child)) <= 5
     parent = fleet.jobs.get(first.id)

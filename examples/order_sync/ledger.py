@@ -54,6 +54,11 @@ class Ledger:
         return int(row.fetchone()[0])
 
 
+def orders_in(path: str) -> set[int]:
+    """The orders that are in a ledger."""
+    return {order_id for order_id, *_ in _rows(path)}
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What one run did: its rows, those that a later run wrote again, and who it was."""

@@ -118,9 +118,9 @@ class Valkey(Process):
 class Shop(Process):
     """The shop, on a free port."""
 
-    def __init__(self, folder: Path, orders: int, seed: int) -> None:
+    def __init__(self, folder: Path, orders: int, seed: int, bad: int) -> None:
         module = "examples.order_sync.shop"
-        options = ["--orders", str(orders), "--seed", str(seed)]
+        options = ["--orders", str(orders), "--seed", str(seed), "--bad", str(bad)]
         super().__init__("shop", [sys.executable, "-m", module, *options], folder)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -87,6 +87,36 @@ def promises(
         kept = strike.left_after is not None
         what = f"{strike.worker} left after SIGTERM"
         yield Promise(what, _seconds(strike.left_after), "by itself", kept=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """The replay of the orders that had failed.
+
+    ``before`` and ``after`` are the first job then, ``replay`` is the other one;
+    ``failed`` are the orders in its ledger of failures, ``replayed`` those that were
+    handled after the repair.
+    """
+
+    before: Job
+    after: Job
+    replay: Job
+    failed: Sequence[int]
+    replayed: Collection[int]
+
+
+def mended(mending: Mending, bad: int) -> Iterator[Promise]:
+    """Compare a replay with what was promised of ``bad`` malformed orders."""
+    before, after, failed = mending.before, mending.after, mending.failed
+    partial = before.state is State.PARTIAL
+    yield Promise("state before the repair", before.state, "PARTIAL", kept=partial)
+    yield _equal("malformed orders in its ledger", len(failed), bad)
+    yield _equal("of which are there twice", len(failed) - len(set(failed)), 0)
+    yield _equal("failed orders replayed", len(mending.replayed), bad)
+    yield _equal("others replayed", len(set(mending.replayed) - set(failed)), 0)
+    replayed = mending.replay.state is State.SUCCEEDED
+    yield Promise("the replay", mending.replay.state, "SUCCEEDED", kept=replayed)
+    yield _equal("failed orders left", after.open_failures, 0)
 
 
 def table(lines: Sequence[Promise]) -> Table:

@@ -20,6 +20,7 @@ STYLES = {
     State.RUNNING: "cyan",
     State.RETRYING: "yellow",
     State.SUCCEEDED: "green",
+    State.PARTIAL: "magenta",
     State.DEAD: "red",
 }
 

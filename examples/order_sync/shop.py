@@ -37,11 +37,11 @@ CUSTOMERS = ("Ada", "Ben", "Cleo", "Dev", "Eva", "Finn", "Gia", "Hugo", "Ida", "
 
 
 class Order(TypedDict):
-    """An order, as the shop tells it."""
+    """An order, as the shop tells it; a malformed one has no amount."""
 
     id: int
     customer: str
-    cents: int
+    cents: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,14 @@ class Shop:
     """The orders 1 to ``orders``, and the troubles in handing them out.
 
     A page's troubles are its own and pass: a client that asks often enough gets it.
+    ``bad`` orders are malformed until the shop is repaired.
     """
 
-    def __init__(self, orders: int, seed: int) -> None:
+    def __init__(self, orders: int, seed: int, bad: int = 0) -> None:
         self.orders = orders
         self._seed = seed
+        draw = random.Random(f"{seed}/bad")  # noqa: S311 - no secret
+        self.bad = frozenset(draw.sample(range(1, orders + 1), bad))
         self._asked: Counter[int] = Counter()
         self._answered: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -79,7 +82,12 @@ class Shop:
         """One order; always the same for a number and a seed."""
         draw = crc32(f"{self._seed}/{number}".encode())
         customer = CUSTOMERS[draw % len(CUSTOMERS)]
-        return {"id": number, "customer": customer, "cents": 100 + draw % 20_000}
+        cents = None if number in self.bad else 100 + draw % 20_000
+        return {"id": number, "customer": customer, "cents": cents}
+
+    def repair(self) -> None:
+        """Mend the malformed orders."""
+        self.bad = frozenset()
 
     def trouble(self, page: int) -> Trouble:
         """What is wrong with the page of that number; for most nothing is."""
@@ -106,13 +114,19 @@ class Shop:
             case "/stats":
                 answer = Answer(HTTPStatus.OK, self.stats())
             case path:
-                answer = Answer(HTTPStatus.NOT_FOUND, {"error": f"There is no {path}"})
+                answer = self._one(path)
         return answer
 
     def stats(self) -> dict[str, int]:
         """How often a page was asked for, by the status of the answer."""
         with self._lock:
             return dict(self._answered)
+
+    def _one(self, path: str) -> Answer:
+        number = path.removeprefix("/orders/")
+        if number.isdecimal() and 1 <= int(number) <= self.orders:
+            return Answer(HTTPStatus.OK, {**self.order(int(number))})
+        return Answer(HTTPStatus.NOT_FOUND, {"error": f"There is no {path}"})
 
     def _orders(self, query: dict[str, list[str]]) -> Answer:
         try:
@@ -164,7 +178,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer."""
-        answer = self.server.shop.answer(self.path)
+        self._send(self.server.shop.answer(self.path))
+
+    def do_POST(self) -> None:
+        """Repair the shop, whatever the path."""
+        self.server.shop.repair()
+        self._send(Answer(HTTPStatus.OK, {}))
+
+    def _send(self, answer: Answer) -> None:
         time.sleep(answer.seconds)
         body = json.dumps(answer.body).encode()
         self.send_response(answer.status)
@@ -185,8 +206,10 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=50_000)
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bad", type=int, default=0, help="malformed orders")
     options = parser.parse_args()
-    with ShopServer(Shop(options.orders, options.seed), options.port) as server:
+    shop = Shop(options.orders, options.seed, options.bad)
+    with ShopServer(shop, options.port) as server:
         print(server.url, flush=True)
         server.serve_forever()
 

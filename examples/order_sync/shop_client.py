@@ -34,6 +34,25 @@ def orders_after(shop_url: str, order_id: int | None) -> Iterator[dict[str, Any]
             order_id = orders[-1]["id"]
 
 
+def amount_of(shop_url: str, order: dict[str, Any]) -> int:
+    """What an order costs, in cents; one that came without it is asked for again.
+
+    Raises:
+        ValueError: The shop does not know it.
+    """
+    if order["cents"] is None:
+        response = httpx.get(f"{shop_url}/orders/{order['id']}", timeout=10)
+        order = response.raise_for_status().json()
+    if order["cents"] is None:
+        raise ValueError(f"order {order['id']} has no amount")
+    return int(order["cents"])
+
+
+def repair(shop_url: str) -> None:
+    """Have the shop mend its malformed orders."""
+    httpx.post(f"{shop_url}/repair", timeout=10).raise_for_status()
+
+
 def _page(client: httpx.Client, after: int) -> list[dict[str, Any]]:
     # Small hiccups are sat out here. What lasts longer is the job's business: it
     # waits in the store meanwhile, and not in a worker.

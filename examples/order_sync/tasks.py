@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from functools import partial
 from operator import itemgetter
+from typing import Any
 
 from celery import Celery
 
 from examples.order_sync.ledger import Ledger
-from examples.order_sync.shop_client import count_orders, orders_after
+from examples.order_sync.shop_client import amount_of, count_orders, orders_after
 from jobkit import JobKit, Permanent, ProgressTask, Stage
 
 LEASE = 5.0
@@ -46,20 +47,26 @@ kit = JobKit(app)
     stages=["count", Stage("import", weight=8), "reconcile"],
 )
 def sync_orders(self: ProgressTask, shop_url: str, ledger_path: str) -> int:
-    """Write every order of the shop into the ledger; returns how many there are."""
+    """Write every order of the shop into the ledger; returns how many were written."""
     total = self.step("count", count_orders, shop_url)
     source = partial(orders_after, shop_url)
     with (
         Ledger(ledger_path) as ledger,
         self.stage("import", total=total) as stage,
     ):
-        for order in stage.iterate(source, cursor=itemgetter("id")):
-            ledger.record(order["id"], fence=self.job.fence)
-    return self.step("reconcile", reconcile, ledger_path, total)
+        fence = self.job.fence
+
+        def handle(order: dict[str, Any]) -> None:
+            amount_of(shop_url, order)  # a malformed order fails here, alone
+            ledger.record(order["id"], fence=fence)
+
+        stage.each(source, handle, cursor=itemgetter("id"))
+        failed = sum(1 for _ in stage.failures())
+    return self.step("reconcile", reconcile, ledger_path, total - failed)
 
 
 def reconcile(ledger_path: str, total: int) -> int:
-    """Compare the number of orders in the ledger with the shop's.
+    """Compare the number of orders in the ledger with those that went well.
 
     Raises:
         Permanent: They differ.
@@ -67,5 +74,5 @@ def reconcile(ledger_path: str, total: int) -> int:
     with Ledger(ledger_path) as ledger:
         handled = ledger.count()
     if handled != total:
-        raise Permanent(f"The shop has {total} orders, the ledger {handled}.")
+        raise Permanent(f"{total} orders went well, the ledger has {handled}.")
     return handled

@@ -16,7 +16,14 @@ import pytest
 from rich.console import Console
 
 from examples.order_sync.ledger import Account, Ledger, Share, account
-from examples.order_sync.promises import Bounds, Strike, promises, table
+from examples.order_sync.promises import (
+    Bounds,
+    Mending,
+    Strike,
+    mended,
+    promises,
+    table,
+)
 from examples.order_sync.screen import Screen, plain, stages_of
 from examples.order_sync.shop import (
     BLOCK,
@@ -31,7 +38,12 @@ from examples.order_sync.shop import (
     Shop,
     ShopServer,
 )
-from examples.order_sync.shop_client import count_orders, orders_after
+from examples.order_sync.shop_client import (
+    amount_of,
+    count_orders,
+    orders_after,
+    repair,
+)
 from jobkit import Job, Progress, RateLimited, State
 
 TOP = Path(__file__).parents[2]
@@ -108,6 +120,22 @@ def test_nothing_comes_after_the_last_order() -> None:
 
     assert shop.answer("/orders?after=10").body == {"orders": []}
     assert shop.answer("/orders?after=99").body == {"orders": []}
+
+
+def test_malformed_orders_are_malformed_until_the_shop_is_repaired() -> None:
+    shop = Shop(1000, seed=3, bad=37)
+
+    def malformed() -> set[int]:
+        return {n for n in range(1, 1001) if shop.order(n)["cents"] is None}
+
+    assert malformed() == Shop(1000, seed=3, bad=37).bad
+    assert len(malformed()) == 37
+    number = next(iter(shop.bad))
+    assert shop.answer(f"/orders/{number}").body["cents"] is None
+    shop.repair()
+    assert malformed() == set()
+    assert shop.answer(f"/orders/{number}").body == shop.order(number)
+    assert shop.answer("/orders/1001").status == 404
 
 
 # -- the shop and its client over HTTP ----------------------------------------------
@@ -188,6 +216,22 @@ def test_the_client_passes_on_how_long_to_wait(shop_url: str) -> None:
             continue
 
     assert waits == {1.0}
+
+
+def test_an_order_without_an_amount_is_asked_for_again() -> None:
+    with ShopServer(Shop(10, seed=3, bad=1)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        (number,) = server.shop.bad
+        order = {**server.shop.order(number)}
+        try:
+            with pytest.raises(ValueError, match=f"order {number} has no amount"):
+                amount_of(server.url, order)
+            repair(server.url)
+            assert amount_of(server.url, order) >= 100
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_the_client_begins_after_an_order_in_the_middle_of_a_page(
@@ -378,6 +422,36 @@ def test_a_promise_that_was_broken_is_named(given: dict[str, Any], what: str) ->
     assert broken(**given) == [what]
 
 
+PARTIAL = job(State.PARTIAL)
+MENDED = Mending(PARTIAL, ENDED, ENDED, failed=[3, 7], replayed={3, 7})
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({}, []),
+        ({"before": ENDED}, ["state before the repair"]),
+        ({"after": replace(ENDED, open_failures=1)}, ["failed orders left"]),
+        ({"replay": PARTIAL}, ["the replay"]),
+        (
+            {"failed": [7, 7], "replayed": {7, 8}},
+            [
+                "of which are there twice",
+                "others replayed",
+            ],
+        ),
+        ({"replayed": {3}}, ["failed orders replayed"]),
+        ({"replayed": {3, 8}}, ["others replayed"]),
+        ({"failed": [3, 7, 9]}, ["malformed orders in its ledger"]),
+    ],
+)
+def test_an_account_of_a_replay_names_what_is_wrong(
+    change: dict[str, Any], what: list[str]
+) -> None:
+    lines = mended(replace(MENDED, **change), 2)
+    assert [line.what for line in lines if not line.kept] == what
+
+
 def test_missing_orders_break_two_promises() -> None:
     short = replace(LEDGER, handled=999, missing=1)
 
@@ -490,6 +564,7 @@ def test_a_small_demo_keeps_every_promise(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Every promise was kept: missing 0." in done.stdout
+    assert "37 orders failed" in done.stdout
     assert picture.read_text().startswith("<svg")
 
 

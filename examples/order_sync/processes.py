@@ -125,8 +125,8 @@ class Shop(Process):
 
     @property
     def url(self) -> str:
-        """Its address, once it is open."""
-        return self.log.strip()
+        """Its address, once it is open: the first line that it prints."""
+        return self.log.partition("\n")[0]
 
 
 class Worker(Process):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, assert_type
@@ -26,6 +26,7 @@ from jobkit import (
     ProgressTask,
     RateLimited,
     RetryPolicy,
+    SavedStage,
     Stage,
     State,
     Transient,
@@ -58,6 +59,15 @@ def count(shop: str, *, closed: bool = False) -> int:
     return len(shop) + closed
 
 
+def note(order: Order) -> None:
+    """A handler."""
+
+
+def by_id(order: Order) -> int:
+    """The cursor of an order."""
+    return order.id
+
+
 @app.task(
     base=ProgressTask,
     bind=True,
@@ -77,6 +87,7 @@ def sync_orders(self: ProgressTask, shop: str) -> int:
             stage.message(f"order {order.id}")
         stage.advance(0, message="all")
         stage.checkpoint({"page": 3})
+        stage.each(orders_after, note, key=attrgetter("id"), cursor=by_id, threads=8)
         assert_type(stage.done, bool)
         assert_type(stage.cursor, Any)
     return self.step("reconcile", lambda: total)
@@ -86,10 +97,15 @@ class SyncOrders(ProgressTask):
     """The same as a class."""
 
     name = "shop.sync_orders_again"
-    stages = ("import",)
+    stages = (Stage("import", was=("load", "sync")),)
     retry_policy = "never"
     lease_seconds = 60.0
     checkpoint_interval = 5
+
+    @override
+    def migrate(self, saved: dict[str, SavedStage]) -> Mapping[str, SavedStage] | None:
+        assert_type(saved["import"].current, int)
+        return {"import": replace(saved["import"], cursor=0)}
 
     @override
     def run(self, orders: list[Order]) -> list[int]:

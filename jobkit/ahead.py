@@ -88,9 +88,13 @@ class Ahead(Generic[T]):
         if self._broken and not self.stopped:
             raise self._broken
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Wait for the items that threads have begun, and take the others back."""
         self._pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Close the source too."""
+        self.end()
         if hasattr(self._source, "close"):
             self._source.close()
 

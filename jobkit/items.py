@@ -273,7 +273,6 @@ class StageRun:
             self._stop_here(stop)
         if seen > before:
             skipping.check_end(self.name, self.state)
-        self.state.ahead = ()
 
     def _entries(
         self,
@@ -294,7 +293,7 @@ class StageRun:
         """Let threads end, and note what they have done beyond the cursor."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            ahead.close()
+            ahead.end()
             names = [_key(work.name(item)) for item in ahead.beyond()]
             self.state.ahead = tuple(dict.fromkeys([*self.state.ahead, *names]))
 

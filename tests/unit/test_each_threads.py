@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
@@ -214,6 +215,34 @@ def stop(store: Watched, run: Run, kind: str) -> None:
     run.lease.attention = True
 
 
+def test_a_stop_takes_back_what_no_thread_has_begun(store: Watched) -> None:
+    run, gate, seen = start(store), threading.Event(), Seen()
+
+    def handler(item: int) -> None:
+        gate.wait(10)
+        seen(item)
+
+    def work() -> None:
+        with suppress(Drained), run.stage("import") as stage:
+            opened.append(stage)
+            stage.each(after, handler, cursor=int, threads=THREADS)
+
+    opened: list[Any] = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: opened and opened[0]._ahead, "the threads are at work")
+    ahead = opened[0]._ahead
+    wait_until(lambda: len(ahead._out) == IN_HAND * THREADS, "all that may be is out")
+    run.lease.drained = True
+    wait_until(lambda: ahead.stopped, "the stop is seen")
+    gate.set()
+    thread.join()
+
+    assert sorted(seen.items) == [1, 2, 3, 4]
+    assert kept(store).progress.current == 4
+    assert not run.saved.stage("import").done
+
+
 def test_a_stop_ends_the_wait_of_an_item_and_loses_nothing_of_the_others(
     store: Watched,
 ) -> None:
@@ -329,15 +358,25 @@ def test_a_kill_repeats_no_more_than_was_not_saved_and_in_hand(store: Watched) -
 
 
 def test_the_limit_is_one_of_items_in_their_order(store: Watched) -> None:
+    done: list[int] = []
+
     def handler(item: int) -> None:
         if item % 2:
+            time.sleep(0.005)  # so that the next ones are done before its turn
             raise ValueError(item)
+        done.append(item)
 
     run = start(store, policy={"max_failures": 10})
     with pytest.raises(TooManyFailures, match="11 of 21 items"):
         handle(run, handler)
     assert (kept(store).progress.current, kept(store).open_failures) == (21, 11)
     assert len(rows(store)) == 11
+    assert done[-1] > 21
+
+    store.bury(ID, run.job.fence, Failure(CRASH), "too_many_failures")
+    store.replay(ID, "resume")
+    handle(start(store, policy={"max_failures": None}), handler)
+    assert sorted(done) == list(range(2, ITEMS + 1, 2))
 
 
 def test_failures_in_a_row_are_in_a_row_of_the_source(store: Watched) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -328,6 +329,85 @@ def test_a_lost_lease_hands_out_nothing_more_and_saves_nothing(store: Watched) -
         handle(run, handler)
     assert len(seen.items) < 25 + 2 * THREADS
     assert store.saved == []
+
+
+def test_a_lease_that_was_lost_for_a_moment_ends_the_run_all_the_same(
+    store: Watched,
+) -> None:
+    run = start(store)
+    opened: list[Any] = []
+
+    def handler(item: int) -> None:
+        if item == 2:
+            run.lease._taken = True
+        if item == 1:
+            wait_until(lambda: opened[0]._ahead.stopped, "the stop is seen")
+            run.lease._taken = False
+
+    with pytest.raises(LeaseLost), run.stage("import") as stage:  # noqa: PT012
+        opened.append(stage)
+        stage.each(after, handler, cursor=int, threads=THREADS)
+    assert not run.saved.stage("import").done
+    assert kept(store).progress.current < ITEMS
+
+
+@dataclass
+class Mishaps:
+    """Items that end a run when they are handled for the first time, and how."""
+
+    dice: random.Random
+    kinds: tuple[str, ...]
+    seen: Seen = field(default_factory=Seen)
+    left: dict[int, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        places = self.dice.sample(range(1, ITEMS + 1), 6)
+        self.left = {place: self.dice.choice(self.kinds) for place in places}
+
+    def handler(self, store: Watched, run: Run) -> Callable[[int], None]:
+        def handle(item: int) -> None:
+            match self.left.pop(item, ""):
+                case "error":
+                    raise RateLimited
+                case "kill":
+                    store.down = True
+                    raise GeneratorExit
+                case "drain":
+                    run.lease.drained = True
+            self.seen(item)
+
+        return handle
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kinds", ["error drain", "error drain kill"])
+def test_whatever_ends_the_runs_all_is_counted_once(
+    store: Watched, kinds: str, seed: int
+) -> None:
+    mishaps, runs = Mishaps(random.Random(seed), tuple(kinds.split())), 0  # noqa: S311
+    while not Checkpoint.decode(kept_text(store)).stage("import").done:
+        run = start(store, every=mishaps.dice.choice([1, 5, None]))
+        threads = mishaps.dice.choice([1, 2, THREADS, 9])
+        with suppress(RateLimited, GeneratorExit, Drained):
+            handle(run, mishaps.handler(store, run), threads=threads)
+        store.down = False
+        kill(store)
+        runs += 1
+        assert runs < 9
+
+    state = Checkpoint.decode(kept_text(store)).stage("import")
+    assert (state.current, state.ok) == (ITEMS, ITEMS - len(BAD) - len(SKIPPED))
+    assert (state.failed, state.skipped) == (len(BAD), len(SKIPPED))
+    assert rows(store) == set(map(str, BAD))
+    assert set(mishaps.seen.items) == set(range(1, ITEMS + 1))
+    if "kill" not in kinds:
+        assert repeated(mishaps.seen) <= BAD | SKIPPED
+    sums_up(store)
+
+
+def kept_text(store: Watched) -> str:
+    job = store.get(ID)
+    return job.checkpoint if job else ""
 
 
 def test_a_kill_repeats_no_more_than_was_not_saved_and_in_hand(store: Watched) -> None:

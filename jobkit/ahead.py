@@ -21,34 +21,40 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[T]):
-    """What became of an item, and after how many tries.
+class Outcome:
+    """What became of an item that was not just handled.
 
-    It failed with ``error``, was ``skipped``, or was left for the next run because
-    of ``stop``; else it was handled.
+    It failed with ``error`` after some ``attempts``, was ``skipped``, or was left for
+    the next run because of ``stop``.
     """
 
-    item: T
-    attempts: int = 0
     error: Exception | None = None
+    attempts: int = 0
     skipped: bool = False
     stop: Interrupted | None = None
 
-    @property
-    def handled(self) -> bool:
-        """Whether all went well."""
-        return not (self.skipped or self.error or self.stop)
+
+HANDLED = Outcome()
+"""All went well; one for all items, as most are."""
 
 
 class InHand(NamedTuple, Generic[T]):
     """An item that was handed out, with the source's cursor behind it."""
 
     cursor: Any
-    future: Future[Outcome[T]]
+    item: T
+    future: Future[Outcome]
+
+
+class Done(NamedTuple, Generic[T]):
+    """An item, and what became of it."""
+
+    item: T
+    outcome: Outcome
 
 
 class Ahead(Generic[T]):
-    """Has the items of a source handled by threads, and gives their outcomes in turn.
+    """Has the items of a source handled by threads, and gives them back in turn.
 
     At most ``IN_HAND`` items for each thread are out at a time. ``stop`` says why no
     more are to be handed out, if so: those that were begun are still given, and
@@ -58,7 +64,7 @@ class Ahead(Generic[T]):
     def __init__(
         self,
         threads: int,
-        attempt: Callable[[T], Outcome[T]],
+        attempt: Callable[[T], Outcome],
         stop: Callable[[], Interrupted | None],
         enter: Callable[[], None] | None = None,
     ) -> None:
@@ -79,10 +85,10 @@ class Ahead(Generic[T]):
         self._source, self._items = source, iter(source)
         return self
 
-    def __iter__(self) -> Iterator[Outcome[T]]:
+    def __iter__(self) -> Iterator[Done[T]]:
         while self._first_is_done():
-            self.cursor = self._out[0].cursor
-            yield self._out[0].future.result()
+            self.cursor, item, future = self._out[0]
+            yield Done(item, future.result())
             # Only now it is counted; until then it is one of those beyond.
             self._out.popleft()
         if self._broken and not self.stopped:
@@ -100,11 +106,10 @@ class Ahead(Generic[T]):
 
     def beyond(self) -> Iterator[T]:
         """After the end: the items that were handled and whose turn did not come."""
-        for _, future in self._out:
-            if not future.cancelled() and not future.exception():
-                outcome = future.result()
-                if outcome.handled:
-                    yield outcome.item
+        for _, item, future in self._out:
+            ended = not future.cancelled() and not future.exception()
+            if ended and future.result() is HANDLED:
+                yield item
 
     def _first_is_done(self) -> bool:
         while not (self._out and self._out[0].future.done()):
@@ -134,7 +139,8 @@ class Ahead(Generic[T]):
             self._ended, self._broken = True, error
         else:
             future = self._pool.submit(copy_context().run, self._attempt, item)
-            self._out.append(InHand(getattr(self._source, "cursor", None), future))
+            cursor = getattr(self._source, "cursor", None)
+            self._out.append(InHand(cursor, item, future))
 
 
 def threads_of(value: object, stage: str) -> int:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from jobkit import clock, codec
-from jobkit.ahead import LOOK, Ahead, Outcome, threads_of
+from jobkit.ahead import HANDLED, LOOK, Ahead, Done, Outcome, threads_of
 from jobkit.checkpoint import StageState
 from jobkit.errors import CodecError, Interrupted, SkipItem, StageError
 from jobkit.job import FailedItem, ItemFailure
@@ -256,13 +256,15 @@ class StageRun:
     ) -> None:
         skipping, stop = self._run.skipping, None
         before = seen = self.state.current
-        attempt: Callable[[T], Outcome[T]] = partial(self._attempt, work)
         try:
             for entry in self._entries(source, work, total, cursor):
                 # Only here the item before has been counted, and may stop the stage.
                 if seen > before:
                     skipping.check(self.name, self.state, seen)
-                self._settle(entry if self._ahead else attempt(entry), work)
+                if self._ahead is None:
+                    self._settle(work, entry, self._attempt(work, entry))
+                else:
+                    self._settle(work, *entry)
                 seen += 1
             stop = self._ahead and self._ahead.stopped
         finally:
@@ -281,7 +283,7 @@ class StageRun:
         total: int | None,
         cursor: Callable[[T], Any] | None,
     ) -> Iterator[Any]:
-        """The items of a source; with threads their outcomes."""
+        """The items of a source; with threads those that are done."""
         if work.threads == 1:
             return self._go_through(source, total, cursor, _itself)
         run, attempt = self._run, partial(self._attempt, work)
@@ -310,49 +312,48 @@ class StageRun:
         rows = self._run.failures()
         return (row for row in rows if self._run.now(row.stage) == self.name)
 
-    def _attempt(self, work: Work[T], item: T) -> Outcome[T]:
+    def _attempt(self, work: Work[T], item: T) -> Outcome:
         """Handle an item, more than once if need be; it may be in another thread.
 
         Raises what is the whole job's error.
         """
         if self.state.ahead and _key(work.name(item)) in self.state.ahead:
-            return Outcome(item)
+            return HANDLED
         attempts = 1
         while (outcome := self._try(work, item, attempts)) is None:
             attempts += 1
         return outcome
 
-    def _try(self, work: Work[T], item: T, attempts: int) -> Outcome[T] | None:
-        skipping = self._run.skipping
+    def _try(self, work: Work[T], item: T, attempts: int) -> Outcome | None:
         try:
             work.handler(item)
         except SkipItem:
-            return Outcome(item, attempts, skipped=True)
+            return Outcome(skipped=True)
         except Exception as error:
-            verdict = skipping.verdict(error)
+            verdict = self._run.skipping.verdict(error)
             if verdict is None:
                 raise
             transient = verdict is Verdict.transient
-            delay = skipping.delay(attempts) if transient else None
+            delay = self._run.skipping.delay(attempts) if transient else None
             if delay is None:
-                return Outcome(item, attempts, error)
+                return Outcome(error, attempts)
         else:
-            return Outcome(item, attempts)
+            return HANDLED
         stop = self._wait(delay)
-        return Outcome(item, attempts, stop=stop) if stop else None
+        return Outcome(stop=stop) if stop else None
 
-    def _settle(self, outcome: Outcome[T], work: Work[T]) -> None:
+    def _settle(self, work: Work[T], item: T, outcome: Outcome) -> None:
         """Count an item whose turn it is, but for the place, which ``iterate`` keeps."""
+        state = self.state
         if outcome.stop:
             # The item in hand is not done; those before it are.
             self._leave_threads(work)
             self._stop_here(outcome.stop)
-        state, item, error = self.state, outcome.item, outcome.error
         if state.ahead:
             name = _key(work.name(item))
             state.ahead = tuple(one for one in state.ahead if one != name)
-        if error is not None:
-            self._file(item, work.name(item), error, outcome.attempts)
+        if outcome.error is not None:
+            self._file(item, work.name(item), outcome.error, outcome.attempts)
             return
         state.skipped += outcome.skipped
         state.streak = 0
@@ -463,8 +464,8 @@ class StageRun:
         return self._save_at
 
 
-def _behind(cursor: Callable[[T], Any], outcome: Outcome[T]) -> Any:
-    return cursor(outcome.item)
+def _behind(cursor: Callable[[T], Any], done: Done[T]) -> Any:
+    return cursor(done.item)
 
 
 def _key(key: object) -> str:

@@ -172,7 +172,8 @@ class Client:
         the first job is SUCCEEDED. Asked twice, it is replayed once.
 
         Raises:
-            NotAllowed: It is not dead, or not PARTIAL. JobNotFound as above.
+            NotAllowed: It is not dead, or not PARTIAL; as DuplicateJob: another job
+                has its unique key by now. JobNotFound as above.
         """
         if mode not in get_args(ReplayMode):
             raise SettingsError(

@@ -6,19 +6,23 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.utils.time import maybe_make_aware
 
 from jobkit import clock, execution, results, signals
-from jobkit.errors import StoreUnavailable
+from jobkit.errors import DuplicateJob, StoreUnavailable
 from jobkit.execution import Execution, Resend
-from jobkit.job import Message, NewJob
-from jobkit.publishing import ETA, Publish, broker_errors
+from jobkit.job import Message, NewJob, Unique
+from jobkit.publishing import ETA, GENERATION, Publish, broker_errors
+from jobkit.recording import record, unique_of
+from jobkit.store.base import DUPLICATE, Entered
 
 if TYPE_CHECKING:
     from jobkit.task import JobTask
@@ -35,6 +39,31 @@ ENTERING: ContextVar[str] = ContextVar("jobkit_entering", default="")
 """The id of the job whose message this context is about to publish."""
 
 
+def asked(
+    task: JobTask, args: Any, kwargs: Any, serializer: str | None, *, known: bool
+) -> Unique | None:
+    """The unique key that a call asks for.
+
+    An id that is ``known`` already may be waited for, as those of chains and chords
+    are: a duplicate gets a record under it that has ended.
+    """
+    unique = unique_of(task, args, kwargs, serializer)
+    if unique and known and not is_strict(task):
+        return replace(unique, on_held="cancel")
+    return unique
+
+
+def is_strict(task: JobTask) -> bool:
+    """Whether a duplicate raises: not where Celery calls back after a task.
+
+    It would take that for a failure of the task, which has succeeded.
+    """
+    current = execution.current()
+    calls_back = current is not None and current.through
+    rule = task.uniqueness
+    return rule is not None and rule.on_duplicate == "raise" and not calls_back
+
+
 class Entry:
     """What becomes of the message of one ``apply_async``."""
 
@@ -45,10 +74,13 @@ class Entry:
         owner: str,
         delay: float | None,
         producer: Any,
+        unique: Unique | None,
         *,
         once: bool,
     ) -> None:
+        self.there = job_id
         self.existing = False
+        self._unique = unique
         self._once = once
         self._task = task
         self._id = job_id
@@ -75,30 +107,39 @@ class Entry:
     def _enqueue(self, message: Message, publish: Publish) -> None:
         job = self._task.new_job(self._id, message, self._owner, self._delay)
         # As in Celery, an id may be used again; an idempotency key may not.
-        job = replace(job, again=not self._once and may_repeat())
-        if not self._recorded(job):
-            self.existing = True
-            logger.info("Job %s is there already: nothing is enqueued", self._id)
+        again = not self._once and may_repeat()
+        job = replace(job, again=again, unique=self._unique)
+        entered = self._record(job)
+        if not entered:
+            self.existing, self.there = True, entered.id
+            self._yield_to(entered.id)
             return
         signals.job_queued.send(sender=job.task, job_id=job.id, delay=self._delay)
         if not self._delay:
             self._publish(publish)
 
-    def _recorded(self, job: NewJob) -> bool:
-        kit = self._task.kit
-        token, hint = uuid.uuid4().hex, kit.settings.hint_seconds
+    def _record(self, job: NewJob) -> Entered:
+        enter = partial(record, self._task.kit.store, self._task, job, uuid.uuid4().hex)
         deadline = clock.monotonic() + ENDING
         current = execution.current()
-
-        def enqueue() -> bool:
-            return kit.store.enqueue(job, token, hint)
-
-        while not (current.hand_on(enqueue) if current else enqueue()):
-            over = clock.monotonic() > deadline
+        while not (entered := current.hand_on(enter) if current else enter()):
+            over = clock.monotonic() > deadline or entered.id != job.id
             if over or not (job.again and results.is_there(self._task, job.id)):
-                return False
+                break
             time.sleep(ENDING / 20)
-        return True
+        return entered
+
+    def _yield_to(self, there: str) -> None:
+        """Nothing is published: the job is there, or another one has its key."""
+        logger.info("Job %s is there already: nothing is enqueued", there)
+        if there == self._id or self._unique is None:
+            return
+        if self._unique.on_held == "cancel":
+            # It is recorded as cancelled. If this does not tell, a worker will.
+            with suppress(Exception):
+                self._task.kit.jobs.cancel(self._id, reason=DUPLICATE + there)
+        elif is_strict(self._task):
+            raise DuplicateJob(f"A job of {self._task.name!r}", there)
 
     def _publish(self, publish: Publish) -> None:
         kit = self._task.kit
@@ -132,7 +173,8 @@ def with_eta(
     app: Celery, headers: Mapping[str, Any] | None, delay: float | None
 ) -> dict[str, Any]:
     """The headers, with the time that a delayed job will tell as its ``eta``."""
-    kept = {name: value for name, value in (headers or {}).items() if name != ETA}
+    ours = (ETA, GENERATION)
+    kept = {name: value for name, value in (headers or {}).items() if name not in ours}
     if delay:
         kept[ETA] = (app.now() + timedelta(seconds=delay)).isoformat()
     return kept

@@ -12,6 +12,7 @@
     │   └── SchemaError          ... because a newer jobkit wrote the record
     ├── JobNotFound              no such job (never was, or expired)
     ├── NotAllowed               the job's state does not admit this act
+    │   └── DuplicateJob         ... because another job has its unique key
     ├── Transient                raised by tasks: try again with backoff
     │   └── DependencyDown       ... too many items failed in a row
     ├── RateLimited              raised by tasks: try again when told
@@ -82,6 +83,21 @@ class NotAllowed(JobkitError):  # noqa: N818 - a name of the public face
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class DuplicateJob(NotAllowed):
+    """Another job has the unique key; ``job_id`` is the one that has it."""
+
+    def __init__(self, what: str, job_id: str) -> None:
+        super().__init__(what, job_id)
+        self.state = ""
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]} is a duplicate: job {self.job_id!r} has its unique key. "
+            "Wait until that one frees it, or cancel it."
+        )
 
 
 class Transient(JobkitError):  # noqa: N818 - raised by users as a verdict

@@ -77,6 +77,7 @@ class Execution:
     failure: Failure | None = None
     reason: str = ""
     mirrored: float = 0.0
+    arguments: tuple[Any, Any] | None = None
 
     @property
     def id(self) -> str:

@@ -10,7 +10,6 @@ import sys
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,7 +21,8 @@ from jobkit.errors import LeaseLost, SchemaError, StoreError
 from jobkit.execution import Execution
 from jobkit.job import Job, Message
 from jobkit.lease import Lease
-from jobkit.publishing import ETA, from_request
+from jobkit.publishing import ETA, GENERATION, body_of, from_request
+from jobkit.recording import adopt
 from jobkit.run import Run
 from jobkit.store.base import Start, Store
 from jobkit.store.memory import MemoryStore
@@ -71,6 +71,10 @@ class Gate:
             self._refuse(start)
         current = self._execute(start.job)
         self._mark(current)
+        if start.job.message:  # newer than the one that was delivered
+            args, kwargs, _ = body_of(start.job.message)
+            current.arguments = args, kwargs
+            self._request.args, self._request.kwargs = args, kwargs
         if current.run.misfit:
             current.run.migrate(getattr(self._task, "migrate", _cannot))
         misfit = current.run.misfit
@@ -131,7 +135,8 @@ class Gate:
         self._sent_at = clock.monotonic()
         begin = partial(self._store.begin, self._id, token, worker, self._lease)
         task = "" if self._local else self._task.name
-        start = begin(task=task)
+        generation = (self._request.headers or {}).get(GENERATION, "")
+        start = begin(task=task, generation=generation)
         # An eager run that has ended is over for everybody, and its id is free.
         free = ("unknown", "finished") if self._local else ("unknown",)
         if start.outcome in free:
@@ -149,9 +154,7 @@ class Gate:
             message = Message(task.name, b"", "application/json", "utf-8")
         else:
             message = from_request(task.app, task, self._request)
-        job = replace(task.new_job(self._id, message), again=self._local)
-        hint = self._kit.settings.hint_seconds
-        self._store.enqueue(job, uuid.uuid4().hex, hint)
+        adopt(self._store, task, self._id, message, again=self._local)
 
     def _refuse(self, start: Start) -> NoReturn:
         if start.outcome == "cancelled":

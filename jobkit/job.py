@@ -218,6 +218,20 @@ class StopRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Unique:
+    """The key that one job has at a time, and for how long.
+
+    ``until`` is "finish", "start", or a number of seconds. ``on_held`` says what
+    becomes of a job whose key another one has: nothing is recorded ("return"), or
+    it is recorded as CANCELLED ("cancel").
+    """
+
+    key: str
+    until: Literal["finish", "start"] | float = "finish"
+    on_held: Literal["return", "cancel"] = "return"
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """What is known of a job before it has run.
 
@@ -240,6 +254,7 @@ class NewJob:
     delay: float | None = None
     again: bool = False
     replay_of: str = ""
+    unique: Unique | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +297,8 @@ class Job:
     finished_at: datetime | None
     due_at: datetime | None
     lease_until: datetime | None
+    unique_key: str = ""
+    generation: str = ""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> Job:
@@ -330,6 +347,8 @@ class Job:
             finished_at=_moment(get("finished_at")),
             due_at=_moment(get("due_at")),
             lease_until=_moment(get("lease_until")),
+            unique_key=get("unique_key", ""),
+            generation=get("generation", ""),
         )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -19,6 +17,7 @@ from jobkit.errors import CodecError, SettingsError, StoreError, StoreUnavailabl
 from jobkit.lease import Keeper
 from jobkit.publishing import anew, catch
 from jobkit.queues import RoutingMap
+from jobkit.recording import adopt
 from jobkit.retry import RetryPolicy
 from jobkit.settings import Settings, store_url
 from jobkit.store.base import Retention, Store
@@ -187,8 +186,7 @@ class JobKit:
             },
         )
         try:
-            job = replace(task.new_job(job_id, message), again=may_repeat())
-            self.store.enqueue(job, uuid.uuid4().hex, self.settings.hint_seconds)
+            adopt(self.store, task, job_id, message, again=may_repeat())
         except (CodecError, StoreUnavailable) as error:
             logger.warning("Job %s is recorded when it begins: %s", job_id, error)
 

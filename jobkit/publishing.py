@@ -6,14 +6,19 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import Celery
 from celery.app.task import Context
 from kombu import Connection, serialization
 from kombu.compression import compress, decompress
-from kombu.exceptions import EncodeError, OperationalError, SerializerNotInstalled
+from kombu.exceptions import (
+    EncodeError,
+    KombuError,
+    OperationalError,
+    SerializerNotInstalled,
+)
 from kombu.utils import json as kombu_json
 from kombu.utils.encoding import str_to_bytes
 
@@ -33,6 +38,9 @@ _NOT_PROPERTIES = frozenset(
 
 ETA = "jobkit_eta"
 """The header for the ``eta`` of a job: Celery's would have a worker hold it."""
+
+GENERATION = "jobkit_generation"
+"""The header of a message that took the place of another one of the same job."""
 
 _DELAYED = re.compile(r"(?P<name>(?:.+_)?celery_delayed)_(?:\d+|delivery)")
 _DELAY = re.compile(r"^(?:[01]\.){28}")
@@ -146,6 +154,7 @@ def from_request(app: Celery, task: Any, request: Any) -> Message:
         for name, value in (request.headers or {}).items()
         if name not in Context.__dict__ and isinstance(name, str)
     }
+    custom.pop(GENERATION, None)
     made = app.amqp.create_task_message(
         request.id,
         task.name,
@@ -195,8 +204,21 @@ def _accepted(app: Celery, task: Any, body: Any, options: dict[str, Any]) -> Mes
     return catch(task.name, body, {**options, "serializer": own})
 
 
-def to_context(message: Message) -> Context:
-    """The request that a worker would make of a message."""
+def sent(value: Any, serializer: str | None) -> Any:
+    """What a worker gets of an argument.
+
+    Raises:
+        CodecError: It cannot be sent.
+    """
+    try:
+        kind, encoding, text = serialization.dumps(value, serializer)
+        return serialization.loads(text, kind, encoding, accept=[kind])
+    except KombuError as error:
+        raise CodecError(f"It cannot be sent: {error}.") from error
+
+
+def body_of(message: Message) -> tuple[Any, Any, Any]:
+    """What is in a message: args, kwargs, and what is to be called after it."""
     body = message.body
     compression = message.headers.get("compression")
     if compression:
@@ -207,6 +229,36 @@ def to_context(message: Message) -> Context:
         message.content_encoding,
         accept=[message.content_type],
     )
+    return args, kwargs, embed
+
+
+def with_arguments(message: Message, other: Message, generation: str) -> Message:
+    """A message with the arguments of another one, and nothing else of it.
+
+    What is called after it, and what waits for it, stays what it was.
+    """
+    args, kwargs, _ = body_of(other)
+    _, _, embed = body_of(message)
+    names = serialization.registry.type_to_name  # type: ignore[attr-defined]
+    kind, encoding, text = serialization.dumps(
+        (args, kwargs, embed), names.get(other.content_type)
+    )
+    headers = {**message.headers, GENERATION: generation}
+    headers.pop("compression", None)
+    for name in ("argsrepr", "kwargsrepr"):
+        headers[name] = other.headers.get(name)
+    return replace(
+        message,
+        body=str_to_bytes(text),
+        content_type=kind,
+        content_encoding=encoding,
+        headers=headers,
+    )
+
+
+def to_context(message: Message) -> Context:
+    """The request that a worker would make of a message."""
+    args, kwargs, embed = body_of(message)
     return Context(
         {**message.headers, **message.properties, **(embed or {})},
         args=args,

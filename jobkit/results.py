@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import Celery, states
 from celery.result import AsyncResult
 
 from jobkit import clock
+from jobkit.errors import StoreUnavailable
 from jobkit.job import Event, Job, Progress
 from jobkit.publishing import to_context
+from jobkit.store.base import Store
 
 if TYPE_CHECKING:
     from jobkit.client import Client
@@ -22,6 +25,10 @@ logger = logging.getLogger(__name__)
 CLAIM_LOOK = 0.2
 CLAIM_MOST = 60.0
 """Seconds that a chord's body is waited for, and between two looks at its claim."""
+
+
+PAUSE = 0.05
+"""Seconds between two looks for a result that has to be there any moment."""
 
 
 class JobResult(AsyncResult):  # type: ignore[type-arg]
@@ -131,6 +138,30 @@ def hand_over(task: Any, request: Any, state: str, result: Any) -> None:
 def _is_claimed(backend: Any, group: str) -> bool:
     claim = backend.client.get(backend.get_key_for_group(group, ".c"))
     return claim not in (None, b"done")
+
+
+def ends_within(task: Any, job_id: str, seconds: float) -> bool:
+    """Whether a job ends within some seconds, and its result is there."""
+    deadline = clock.monotonic() + seconds
+    with suppress(StoreUnavailable):
+        _wait_for_end(task.kit.store, job_id, seconds, deadline)
+    while not is_there(task, job_id):
+        if clock.monotonic() >= deadline:
+            return False
+        time.sleep(PAUSE)  # it died outside of any run, or the store is away
+    return True
+
+
+def _wait_for_end(store: Store, job_id: str, seconds: float, deadline: float) -> None:
+    # Subscribed before the record is read, so that nothing falls between.
+    news = store.watch(job_id, max(seconds / 8, PAUSE))
+    job = store.get(job_id)
+    if job is None or job.state.finished:
+        return
+    for event in news:
+        over = clock.monotonic() >= deadline
+        if over or (event is not None and event.state.finished):
+            return
 
 
 def announce_dead(app: Celery, job: Job, error: Exception) -> None:

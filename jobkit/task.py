@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from celery import Celery, Task
 from celery._state import _task_stack  # type: ignore[attr-defined]
+from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject, Retry
+from celery.result import EagerResult
 from celery.signals import task_postrun, task_success
 
 from jobkit import execution
 from jobkit.checkpoint import SavedStage
-from jobkit.entry import ENTERING, KEYS, Entry, delay_of, with_eta
+from jobkit.entry import ENTERING, KEYS, Entry, asked, delay_of, with_eta
 from jobkit.errors import JobkitError, SettingsError
 from jobkit.execution import Execution
 from jobkit.gate import Gate
 from jobkit.items import StageRun
-from jobkit.job import Message, NewJob
+from jobkit.job import Message, NewJob, Unique
 from jobkit.progress import Plan, Stage, total_of
 from jobkit.publishing import (
     MessageCatcher,
     queue_of,
 )
-from jobkit.results import JobResult
+from jobkit.recording import unique_in
+from jobkit.results import JobResult, ends_within
 from jobkit.retry import RetryPolicy
 from jobkit.run import CurrentJob
 from jobkit.settings import KEY, Settings
 from jobkit.skip import Skipping, SkipPolicy
+from jobkit.unique import OnDuplicate, Uniqueness, Until
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -52,6 +57,16 @@ class JobTask(BaseTask):
     * ``retry_policy``: a ``RetryPolicy``, a dict of its arguments, or ``"never"``;
       default: the setting ``jobkit_retry_policy``.
     * ``lease_seconds``: how long a silent worker keeps the job (default 30 s).
+    * ``unique_on``: names of arguments, or ``"*"`` for all of them; of jobs that
+      agree in them there is one at a time. An empty list: one of the task.
+    * ``unique_until``: for how long; ``"finish"`` (default: until it has ended),
+      ``"start"`` (until it begins: one may run and one wait), or a number of seconds
+      from when it was enqueued, ended or not. One that died or was cancelled is no
+      hindrance in any case.
+    * ``on_duplicate``: what enqueueing another one does: ``"return"`` (default) the
+      job that is there, ``"raise"`` ``DuplicateJob``, or ``"replace_queued"``: return
+      it, with the newest arguments as long as it has not begun; all else of it, its
+      time and its place in the queue too, stays as it was.
     """
 
     abstract = True
@@ -66,7 +81,11 @@ class JobTask(BaseTask):
     checkpoint_interval: float | None = None
     checkpoint_every: int | None = None
     skip_policy: SkipPolicy | dict[str, Any] | None = None
+    unique_on: Sequence[str] | None = None
+    unique_until: Until | float | timedelta = "finish"
+    on_duplicate: OnDuplicate = "return"
 
+    uniqueness: ClassVar[Uniqueness | None] = None
     make_kit: ClassVar[Callable[[Celery], JobKit]]
     plan: ClassVar[Plan] = Plan(())
 
@@ -89,6 +108,7 @@ class JobTask(BaseTask):
         if cls.retry_policy is not None:
             RetryPolicy.of(cls.retry_policy)
         cls.skip_policy = SkipPolicy.of(cls.skip_policy)
+        cls.uniqueness = Uniqueness.of(cls)
         own = [name for name in LIKE_SETTINGS if getattr(cls, name) is not None]
         checked = Settings.read({KEY + name: getattr(cls, name) for name in own})
         for name in own:
@@ -144,9 +164,16 @@ class JobTask(BaseTask):
         in the store. A ``task_id`` may be used again once its job has ended, as in
         Celery. ``idempotency_key`` makes the job's id: enqueued again
         while its record lasts, the same job comes back (``.existing``).
-        ``owner`` is a free text to find jobs by.
+        ``owner`` is a free text to find jobs by. Of a task with ``unique_on`` the
+        job that is there comes back (``.existing``), and nothing is enqueued; where
+        the ``task_id`` is given, or is a chain's, group's or chord's, it is recorded
+        as CANCELLED, so that nobody waits for it.
 
         Raises:
+            DuplicateJob: Another job has its unique key, with ``on_duplicate="raise"``.
+            CodecError: The unique key cannot be made of these arguments.
+            SettingsError: The task is unique, and ``jobkit_partitions`` above 1 admit
+                no id but jobkit's own.
             StoreUnavailable: Nothing was published; the job may have been recorded
                 all the same, if only the answer was lost: with an
                 ``idempotency_key`` a second call is safe.
@@ -157,9 +184,12 @@ class JobTask(BaseTask):
             return super().apply_async(
                 args, kwargs, task_id, producer, link, link_error, shadow, **options
             )
+        known = task_id is not None and idempotency_key is None
+        serializer = options.get("serializer")
+        unique = asked(self, args, kwargs, serializer, known=known)
         if idempotency_key is not None:
             task_id = str(uuid.uuid5(KEYS, f"{self.name}:{idempotency_key}"))
-        task_id = task_id or str(uuid.uuid4())
+        task_id = task_id or self._new_id(unique)
         delay = delay_of(app, options.pop("countdown", None), options.pop("eta", None))
         options["headers"] = with_eta(app, options.get("headers"), delay)
         connection = options.pop("connection", None)
@@ -167,7 +197,7 @@ class JobTask(BaseTask):
             producer = app.amqp.Producer(connection, auto_declare=False)
         with app.producer_or_acquire(producer) as real:
             once = idempotency_key is not None
-            entry = Entry(self, task_id, owner, delay, real, once=once)
+            entry = Entry(self, task_id, owner, delay, real, unique, once=once)
             catcher: Any = MessageCatcher(real, task_id, self.name, entry.decide)
             entering = ENTERING.set(task_id)
             try:
@@ -183,13 +213,48 @@ class JobTask(BaseTask):
                 )
             finally:
                 ENTERING.reset(entering)
+        if entry.there != task_id:
+            result = self._instead(result, entry.there)
         cast("JobResult", result).existing = entry.existing
+        return result
+
+    def _new_id(self, unique: Unique | None) -> str:
+        # The record must be where its unique key is.
+        return self.kit.store.partner(unique.key) if unique else str(uuid.uuid4())
+
+    def _instead(self, result: Any, there: str) -> JobResult:
+        """The result of the job that is there, also for the task that enqueued it."""
+        found = self.AsyncResult(there)
+        parent: Any = self.app.current_worker_task
+        if parent is not None and result in (parent.request.children or ()):
+            children = parent.request.children
+            children[children.index(result)] = found
+        return found
+
+    def run_or_delay(self, *args: Any, wait: float = 2.0, **kwargs: Any) -> Any:
+        """Enqueue as ``delay`` does, and return the result if it is there soon.
+
+        For handlers of requests, in any number of threads. After ``wait`` seconds,
+        or at once where no result is kept, the ``JobResult`` is returned instead, and
+        the job goes on. The end is pushed by the store, and the result is not polled for.
+
+        Raises:
+            Exception: What the job ended with within that time.
+        """
+        result = self.apply_async(args, kwargs)
+        kept = not (self.ignore_result or isinstance(self.backend, DisabledBackend))
+        is_local = isinstance(result, EagerResult)
+        if is_local or (kept and ends_within(self, result.id, wait)):
+            return result.get(disable_sync_subtasks=False)
         return result
 
     def new_job(
         self, job_id: str, message: Message, owner: str = "", delay: float | None = None
     ) -> NewJob:
-        """The record of a job of this task before it has run."""
+        """The record of a job of this task before it has run.
+
+        It asks for the unique key that its message asks for.
+        """
         queue = queue_of(message)
         return NewJob(
             id=job_id,
@@ -202,13 +267,19 @@ class JobTask(BaseTask):
             stages=self.plan.names,
             crash_limit=self.policy.crashes,
             delay=delay,
+            unique=unique_in(self, message),
         )
 
     # -- running ------------------------------------------------------------------
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """The gate: begin the run, or leave the message to what the record says."""
-        Gate(self).enter()
+        current = Gate(self).enter()
+        if current.arguments and isinstance(args, list):
+            # Celery's other hooks and signals get the same objects.
+            args[:], newest = current.arguments
+            kwargs.clear()
+            kwargs.update(newest)
         super().before_start(task_id, args, kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -220,6 +291,8 @@ class JobTask(BaseTask):
         if current is None:  # a before_start that did not call super()
             current = Gate(self).enter()
         current.entered = True
+        if current.arguments:
+            args, kwargs = current.arguments
         beneath = super().__call__
         # Celery's own would push the request once more where nothing guards it
         # against that: in eager mode, and in workers that a process embeds.

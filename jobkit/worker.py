@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -28,6 +27,7 @@ from jobkit.errors import JobkitError, SettingsError
 from jobkit.job import ErrorInfo
 from jobkit.leaving import Leaving
 from jobkit.publishing import from_request
+from jobkit.recording import adopt
 from jobkit.rounds import Rounds, announce
 from jobkit.states import State
 from jobkit.store.base import Failure
@@ -158,9 +158,7 @@ class JobRequest(_Request):  # type: ignore[misc]
         told = {**self.request_dict, **(embed or {})}
         request = Context(told, args=args, kwargs=kwargs, called_directly=False)
         message = from_request(self._app, self.task, request)
-        job = self.task.new_job(self.id, message)
-        kit = self._kit
-        kit.store.enqueue(job, uuid.uuid4().hex, kit.settings.hint_seconds)
+        adopt(self._kit.store, self.task, self.id, message)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """A lost child is a crash of the job, not yet a failure of the task."""

@@ -42,12 +42,16 @@ Begun = Literal[
     "another_task",
 ]
 InterruptKind = Literal["drain", "pause", "cancel", "requeue"]
+Amended = Literal["ok", "begun", "gone"]
 
 REPLACED = "replaced"
 """The reason of a job whose id another task goes on with."""
 
 RESOLVED = "failures_resolved"
 """The reason of a job of which a replay has handled the last failed item."""
+
+DUPLICATE = "duplicate of "
+"""What the reason of a job begins with that ended for another one's unique key."""
 
 LEASE_EXPIRED = ErrorInfo(
     "LeaseExpired",
@@ -67,6 +71,20 @@ TICKS_KEPT = 32
 
 TICKS_LINGER = 60.0
 """Seconds that progress entries stay after the end, for watchers who lag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """The answer to ``enqueue``: true for a new job; ``id`` is the one that is there.
+
+    That is the job itself, or another one that has its unique key.
+    """
+
+    new: bool
+    id: str
+
+    def __bool__(self) -> bool:
+        return self.new
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +173,29 @@ class Store(Protocol):
 
     # -- entering -----------------------------------------------------------
 
-    def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
-        """Record a job; False if the id is taken, and then nothing is changed.
+    def enqueue(self, job: NewJob, token: str, hint: float) -> Entered:
+        """Record a job; nothing is changed if its id or its unique key is taken.
 
         An id that was ceded or whose job ended as ``REPLACED`` is free, and with
         ``again`` that of any job that has ended; its fence goes on. QUEUED, or
         SCHEDULED when it has a delay. ``token`` names this call, so that its
         repetition is answered like the first. ``hint`` is the time after which a
         QUEUED job's message is taken for lost.
+        A unique key is its own until it ends (``until="finish"``), begins
+        ("start"), or for so many seconds, ended or not; dead and cancelled jobs
+        free it at once. A job with ``on_held="cancel"`` that does not get it is
+        recorded as CANCELLED, to be told.
+
+        Raises:
+            SettingsError: Its id and its unique key are of two partitions.
+        """
+
+    def amend(self, job_id: str, token: str, unique_key: str, message: str) -> Amended:
+        """Give the job that has a unique key, and has not begun, another message.
+
+        ``token`` is the generation of the new one; the old one still is a hint that
+        begins it, when its turn comes. "begun" and "gone" (it has not got the key any
+        more) change nothing.
         """
 
     def published(
@@ -187,13 +220,21 @@ class Store(Protocol):
     # -- running ------------------------------------------------------------
 
     def begin(
-        self, job_id: str, token: str, worker: str, lease: float, task: str = ""
+        self,
+        job_id: str,
+        token: str,
+        worker: str,
+        lease: float,
+        task: str = "",
+        generation: str = "",
     ) -> Start:
         """Start a run of a QUEUED job: RUNNING with the next fence, or why not.
 
         The same ``token`` gets the same run again while it lasts, with its
         lease renewed. ``task`` is whose message it is: a late copy of one that
-        was replaced does not start the task that goes on with its id.
+        was replaced does not start the task that goes on with its id. The job that
+        is returned has its message only if that is newer than the one that was
+        delivered, of another ``generation`` (see ``amend``).
         """
 
     def renew(self, job_id: str, fence: int, lease: float) -> Kept:
@@ -263,7 +304,8 @@ class Store(Protocol):
         """Make a run's job another task's, under the same id, from its beginning.
 
         QUEUED, and due after ``grace`` unless the caller publishes the new
-        message and says so. None for a stale owner.
+        message and says so; CANCELLED, to be told, if another job has the new one's
+        unique key. None for a stale owner.
         """
 
     def crash(self, job_id: str, worker: str, error: ErrorInfo) -> Released | None:
@@ -336,7 +378,8 @@ class Store(Protocol):
         ``resume`` keeps the checkpoint, ``restart`` forgets it. A job that was
         replayed before and has not ended since answers ``("done", state)``
         again: two clicks make one replay. ``("refused", state)`` otherwise.
-        Raises JobNotFound.
+        Its unique key is its own again. Raises JobNotFound, and DuplicateJob if
+        another job has the key by now.
         """
 
     def replay_items(
@@ -350,11 +393,12 @@ class Store(Protocol):
         resolved; with the last one it is SUCCEEDED.
 
         ``("done", id)`` of the new job, or of the one that goes on from an
-        earlier call; ``("refused", state)``. Raises JobNotFound.
+        earlier call; ``("refused", state)``. Raises JobNotFound; DuplicateJob if
+        another job has the old one's unique key, which is the new one's.
         """
 
     def partner(self, job_id: str) -> str:
-        """A new id for a job that is to be kept beside another one."""
+        """A new id for a job that is to be kept beside another one, or a unique key."""
 
     def discard(
         self, job_id: str, actor: str = "", reason: str = ""

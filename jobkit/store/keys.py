@@ -35,7 +35,7 @@ class Keys:
         return self.tag(self.partition(job_id))
 
     def partner(self, job_id: str) -> str:
-        """A new id in a job's partition: after as many tries as there are."""
+        """A new id in a job's or a key's partition: after as many tries as there are."""
         partition = self.partition(job_id)
         while self.partition(new := str(uuid.uuid4())) != partition:
             pass

@@ -16,7 +16,9 @@ from jobkit.job import (
 from jobkit.states import State
 from jobkit.store.base import (
     LEASE_EXPIRED,
+    Amended,
     Due,
+    Entered,
     Failure,
     InterruptKind,
     Kept,
@@ -34,6 +36,14 @@ from jobkit.store.memory_records import (
     stored,
 )
 from jobkit.store.memory_shelf import Shelf
+from jobkit.store.memory_unique import (
+    amend,
+    claim,
+    holds,
+    is_free,
+    take_key,
+    written,
+)
 
 _DUE_STATES = frozenset({State.SCHEDULED, State.QUEUED, State.BLOCKED, State.RETRYING})
 _ANY = frozenset(State)
@@ -47,18 +57,36 @@ class MemoryStore(Shelf):
     Safe for threads, unknown to other processes.
     """
 
-    def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
+    def enqueue(self, job: NewJob, token: str, hint: float) -> Entered:
         """Record a job."""
         with self._change() as at:
             known = self._jobs.get(job.id)
             if known and known.text("enqueue_token") == token:
-                return True
-            if known and not (known.replaced or (job.again and known.state.finished)):
-                return False
+                twin = known.text("duplicate_of")
+                return Entered(not twin, twin or job.id)
+            if known and not is_free(known, job, at):
+                return Entered(new=False, id=job.id)
+            holder = self._holder(job.unique, job.id, at)
+            if job.unique and holder and job.unique.on_held != "cancel":
+                return Entered(new=False, id=holder)
             fence = known.number("fence") if known else 0
             record = self._jobs[job.id] = Record(self._ids, fence)
             record.enter(job, token, milliseconds(hint), at)
-            return True
+            claim(record, job.unique, holder, at)
+            return Entered(not holder, holder or job.id)
+
+    def amend(self, job_id: str, token: str, unique_key: str, message: str) -> Amended:
+        """Give a job that has not begun another message."""
+        with self._change() as at:
+            record = self._jobs.get(job_id)
+            if record and record.text("generation") == token:
+                return "ok"
+            if record is None or not holds(record, unique_key, at):
+                return "gone"
+            if record.number("starts"):
+                return "begun"
+            amend(record, token, message, at)
+            return "ok"
 
     def published(
         self,
@@ -84,7 +112,13 @@ class MemoryStore(Shelf):
             record.write(at, due_at=at + min(wait, HINT_CAP), published_at=at)
 
     def begin(
-        self, job_id: str, token: str, worker: str, lease: float, task: str = ""
+        self,
+        job_id: str,
+        token: str,
+        worker: str,
+        lease: float,
+        task: str = "",
+        generation: str = "",
     ) -> Start:
         """Start a run of a QUEUED job."""
         with self._change() as at:
@@ -100,7 +134,9 @@ class MemoryStore(Shelf):
                 return Start(REFUSALS[record.state])
             else:
                 record.write(at, lease_until=at + milliseconds(lease))
-            return Start("run", record.job(message=False))
+            newest = record.text("generation")
+            newer = bool(task and newest and newest != generation)
+            return Start("run", record.job(message=newer))
 
     def renew(self, job_id: str, fence: int, lease: float) -> Kept:
         """Keep the lease."""
@@ -218,7 +254,10 @@ class MemoryStore(Shelf):
             run = self._owned(job_id, fence)
             if run is None:
                 return self._became(job_id, fence)
-            run.replace(new, milliseconds(grace), at)
+            holder = self._holder(new.unique, job_id, at)
+            run.become(new, at)
+            if claim(run, new.unique, holder, at):
+                run.go_on_as(new, milliseconds(grace), at)
             return run.state
 
     def crash(self, job_id: str, worker: str, error: ErrorInfo) -> Released | None:
@@ -328,7 +367,9 @@ class MemoryStore(Shelf):
             if record.state is not State.DEAD:
                 before = record.number("replays") > 0 and not record.state.finished
                 return ("done" if before else "refused"), record.state
+            self._check_key(record, at)
             record.replay(mode, said(actor, reason, mode), at)
+            take_key(record, at)
             return "done", record.state
 
     def replay_items(
@@ -340,8 +381,10 @@ class MemoryStore(Shelf):
             before = self._jobs.get(record.text("replayed_by"))
             answer = record.replay_there_is(before, child.id)
             if answer is None:
+                self._check_key(record, at)
                 self._jobs[child.id] = new = Record(self._ids)
                 new.enter_over(record, child, checkpoint, at)
+                claim(new, written(record), "", at)
                 record.replay_items(child.id, said(actor, reason, "failed_items"), at)
             return answer or ("done", child.id)
 

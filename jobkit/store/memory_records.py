@@ -38,6 +38,8 @@ from jobkit.store.base import (
 
 HINT_CAP = 6 * 3_600_000
 
+_DONE = frozenset({State.SUCCEEDED, State.PARTIAL})
+
 REFUSALS: dict[State, Begun] = {
     State.SCHEDULED: "not_due",
     State.BLOCKED: "not_due",
@@ -259,6 +261,8 @@ class Record:
             save_seq=0,
             hints=0,
         )
+        if self.text("unique_until") == "start":
+            self.drop("unique_held")
         self.fields.setdefault("started_at", str(at))
         self.event("started", at, worker)
 
@@ -329,13 +333,16 @@ class Record:
 
     def finish(self, to: State, at: int, reason: str = "") -> None:
         """End."""
+        if to not in _DONE or not self.text("unique_till"):
+            self.drop("unique_held")
         self.move(to, at)
         self.drop("request")
         self.write(at, finished_at=at, reason=reason)
 
     def expires_at(self, retention: float) -> int:
         """When the record of an ended job goes."""
-        return self.number("finished_at") + milliseconds(retention)
+        till = self.number("unique_till") if self.state in _DONE else 0
+        return max(till, self.number("finished_at") + milliseconds(retention))
 
     def replay(self, mode: ReplayMode, detail: str, at: int) -> None:
         """Take the ending back, with fresh budgets."""
@@ -382,12 +389,16 @@ class Record:
             self.stop(request, at)
         return bool(request)
 
-    def replace(self, new: NewJob, grace: int, at: int) -> None:
+    def become(self, new: NewJob, at: int) -> None:
         """Become another job under the same id, from its beginning."""
         self.describe(new, at)
-        self.drop("checkpoint", "progress", "budgets", "error")
+        self.drop("checkpoint", "progress", "budgets", "error", "generation")
+        self.drop("unique_key", "unique_until", "unique_till", "unique_held")
         self.forget_failures()
         self.write(at, position=0, attempts=0, crashes_without_progress=0)
+
+    def go_on_as(self, new: NewJob, grace: int, at: int) -> None:
+        """Wait for the message of the job that it has become."""
         self.queue(at, at + grace)
         self.event("replaced", at, new.task)
         self.stop_if_asked(at)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from jobkit import clock
-from jobkit.errors import JobNotFound
-from jobkit.job import Event, ItemFailure, Job, Page, check_schema
+from jobkit.errors import DuplicateJob, JobNotFound
+from jobkit.job import Event, ItemFailure, Job, Page, Unique, check_schema
 from jobkit.states import State
 from jobkit.store.base import Retention
 from jobkit.store.memory_records import Record, milliseconds, page
+from jobkit.store.memory_unique import holds, written
 
 
 def _wall() -> int:
@@ -78,6 +79,21 @@ class Shelf:
         return heapq.nsmallest(
             limit, passed, key=lambda record: (record.number(name), record.text("id"))
         )
+
+    def _holder(self, unique: Unique | None, job_id: str, at: int) -> str:
+        """The other job that has a unique key, or nothing."""
+        found = (
+            other
+            for other, record in self._jobs.items()
+            if unique and other != job_id and holds(record, unique.key, at)
+        )
+        return next(found, "")
+
+    def _check_key(self, record: Record, at: int) -> None:
+        job_id = record.text("id")
+        holder = self._holder(written(record), job_id, at)
+        if holder:
+            raise DuplicateJob(f"Job {job_id!r}", holder)
 
     def get(self, job_id: str) -> Job | None:
         """The record, or None."""

@@ -21,7 +21,9 @@ from jobkit.states import State
 from jobkit.store import paging, replies, scripts
 from jobkit.store.base import (
     LEASE_EXPIRED,
+    Amended,
     Due,
+    Entered,
     Failure,
     InterruptKind,
     Kept,
@@ -40,16 +42,24 @@ class RedisStore(Server):
 
     # -- entering -----------------------------------------------------------
 
-    def enqueue(self, job: NewJob, token: str, hint: float) -> bool:
+    def enqueue(self, job: NewJob, token: str, hint: float) -> Entered:
         """Record a job; see ``Store.enqueue``."""
-        answer = self._job(
+        self._check_place(job)
+        outcome, there = self._job(
             *(scripts.ENQUEUE, job.id, token, job.task, job.message, job.queue),
             replies.text(job.priority),
             *(job.dead_letter_queue, job.owner, dumps(list(job.stages))),
             *(job.crash_limit, replies.ms(job.delay or 0), replies.ms(hint)),
             int(job.again),
+            *replies.unique(job),
+            job.unique.on_held if job.unique else "",
         )
-        return bool(answer == "ok")
+        return Entered(outcome == "ok", there)
+
+    def amend(self, job_id: str, token: str, unique_key: str, message: str) -> Amended:
+        """Give a job another message; see ``Store.amend``."""
+        answer: Amended = self._job(scripts.AMEND, job_id, token, unique_key, message)
+        return answer
 
     def published(
         self,
@@ -67,15 +77,22 @@ class RedisStore(Server):
     # -- running ------------------------------------------------------------
 
     def begin(
-        self, job_id: str, token: str, worker: str, lease: float, task: str = ""
+        self,
+        job_id: str,
+        token: str,
+        worker: str,
+        lease: float,
+        task: str = "",
+        generation: str = "",
     ) -> Start:
         """Start a run; see ``Store.begin``."""
         answer = self._job(
-            scripts.BEGIN, job_id, token, worker, replies.ms(lease), task
+            *(scripts.BEGIN, job_id, token, worker, replies.ms(lease)),
+            *(task, generation),
         )
         self._check(job_id, answer)
         if answer[0] == "run":
-            return Start("run", replies.job(answer[1]))
+            return Start("run", replies.job(answer[1], answer[2]))
         return Start(answer[0])
 
     def renew(self, job_id: str, fence: int, lease: float) -> Kept:
@@ -155,6 +172,7 @@ class RedisStore(Server):
                 *(new.task, new.message, new.queue, replies.text(new.priority)),
                 *(new.dead_letter_queue, dumps(list(new.stages)), new.crash_limit),
                 replies.ms(grace),
+                *replies.unique(new),
             ),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobkit import clock
-from jobkit.job import Event, ItemFailure, Job, Page, Progress, StopRequest
+from jobkit.job import Event, ItemFailure, Job, NewJob, Page, Progress, StopRequest
 from jobkit.states import State
 from jobkit.store import scripts
 from jobkit.store.base import Failure, Kept, Released, Snapshot
@@ -21,6 +21,14 @@ def ms(seconds: float) -> int:
 def text(number: int | None) -> str:
     """A number, or nothing."""
     return "" if number is None else str(number)
+
+
+def unique(job: NewJob) -> tuple[str, str]:
+    """A job's unique key and how long it is its own, as a script takes them."""
+    if job.unique is None:
+        return "", ""
+    until = job.unique.until
+    return job.unique.key, until if isinstance(until, str) else str(ms(until))
 
 
 def snapshot(taken: Snapshot) -> tuple[int, str, str]:
@@ -71,9 +79,9 @@ def released(answers: Iterable[list[tuple[str, str, str]]]) -> list[Released]:
     ]
 
 
-def job(values: list[str | None]) -> Job:
-    """A record as scripts return it."""
-    pairs = zip(scripts.FIELDS, values, strict=True)
+def job(values: list[str | None], message: str = "") -> Job:
+    """A record as scripts return it, and its message if that comes along."""
+    pairs = [*zip(scripts.FIELDS, values, strict=True), ("message", message)]
     return Job.from_fields({name: value for name, value in pairs if value is not None})
 
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from jobkit.job import SCHEMA
 from jobkit.store.base import (
+    DUPLICATE,
     EVENTS_KEPT,
     LEDGER_KEPT,
     REPLACED,
@@ -34,6 +35,7 @@ FIELDS = (
         "published_at",
     ),
     *("started_at", "updated_at", "finished_at", "due_at", "lease_until"),
+    *("unique_key", "generation"),
 )
 """What a script returns of a record: all of it but the message."""
 
@@ -53,10 +55,11 @@ def _verb(name: str, arguments: str = "") -> Verb:
 ENQUEUE = _verb(
     "enqueue",
     "id token task message queue priority dead_letter_queue owner stages "
-    "crash_limit delay hint again",
+    "crash_limit delay hint again unique_key unique_until on_held",
 )
+AMEND = _verb("amend", "id token unique_key message")
 PUBLISHED = _verb("published", "id hint ok hints fence")
-BEGIN = _verb("begin", "id token worker lease task")
+BEGIN = _verb("begin", "id token worker lease task generation")
 RENEW = _verb("renew", "id fence lease")
 SAVE = _verb("save", "id fence seq position checkpoint progress lease failed resolved")
 CEDE = _verb("cede", "id fence")
@@ -68,7 +71,8 @@ BURY = _verb("bury", "id fence attempt rate_limited budgets error reason")
 INTERRUPT = _verb("interrupt", "id fence kind reason")
 REPLACE = _verb(
     "replace",
-    "id fence task message queue priority dead_letter_queue stages crash_limit grace",
+    "id fence task message queue priority dead_letter_queue stages crash_limit grace "
+    "unique_key unique_until",
 )
 CRASH = _verb("crash", "id worker error")
 RESCUE = _verb("rescue", "limit error")
@@ -84,7 +88,19 @@ DISCARD = _verb("discard", "id actor reason")
 LIST = _verb("list", "index state task queue owner after_score after_id limit budget")
 
 VERBS = (
-    *(ENQUEUE, PUBLISHED, BEGIN, RENEW, SAVE, CEDE, SUCCEED, RETRY, BURY, INTERRUPT),
+    *(
+        ENQUEUE,
+        AMEND,
+        PUBLISHED,
+        BEGIN,
+        RENEW,
+        SAVE,
+        CEDE,
+        SUCCEED,
+        RETRY,
+        BURY,
+        INTERRUPT,
+    ),
     *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
     *(DISCARD, LIST, TOLD, UNTOLD, FAILURES, REPLAY_ITEMS),
 )
@@ -118,6 +134,7 @@ def constants(retention: Retention) -> str:
         f"local FIELDS = {{ {fields} }}\n"
         f"local RETENTION = {{ {spans} }}\n"
         f"local REPLACED, RESOLVED = '{REPLACED}', '{RESOLVED}'\n"
+        f"local DUPLICATE = '{DUPLICATE}'\n"
         f"local LEDGER_KEPT = {LEDGER_KEPT}\n"
         f"local SCHEMA, EVENTS_KEPT, TICKS_KEPT, TICKS_LINGER = "
         f"{SCHEMA}, {EVENTS_KEPT}, {TICKS_KEPT}, {int(TICKS_LINGER * 1000)}\n"

@@ -17,8 +17,15 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from jobkit.errors import JobNotFound, SchemaError, StoreError, StoreUnavailable
-from jobkit.job import SCHEMA
+from jobkit.errors import (
+    DuplicateJob,
+    JobNotFound,
+    SchemaError,
+    SettingsError,
+    StoreError,
+    StoreUnavailable,
+)
+from jobkit.job import SCHEMA, NewJob
 from jobkit.states import State
 from jobkit.store import scripts
 from jobkit.store.address import safe_url
@@ -136,7 +143,19 @@ class Server:
         if answer[0] == "unknown":
             raise JobNotFound(job_id)
         self._check(job_id, answer)
+        if answer[0] == "held":
+            raise DuplicateJob(f"Job {job_id!r}", answer[1])
         return answer[0], answer[1]
+
+    def _check_place(self, job: NewJob) -> None:
+        if job.unique and self.keys.tag_of(job.id) != self.keys.tag_of(job.unique.key):
+            raise SettingsError(
+                f"Job {job.id!r} cannot have the unique key {job.unique.key!r}: with "
+                f"jobkit_partitions = {self.keys.partitions} the id of a job that is "
+                "unique is jobkit's to choose. Enqueue it without a task_id or an "
+                "idempotency_key and outside of chains, groups and chords, or use one "
+                "partition.",
+            )
 
     @staticmethod
     def _check(job_id: str, answer: Sequence[str]) -> None:

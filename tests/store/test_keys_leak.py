@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobkit.job import FailedItem
+from jobkit.job import FailedItem, Unique
 from jobkit.store.base import REPLACED
 from tests.store.clocks import Clock, ClockedRedisStore
 from tests.store.conftest import RedisFactory
@@ -44,7 +44,12 @@ def leaks(store: ClockedRedisStore) -> list[str]:
     client: Any = store._client
     found = []
     for key, kind, job_id in keys(store):
-        if kind in {"job", "events", "ticks", "failures", "failure_order"}:
+        if kind == "unique":
+            holder = store.get(client.get(key))
+            mortal = client.pttl(key) > 0
+            if holder is None or (holder.state.finished and not mortal):
+                found.append(key)
+        elif kind in {"job", "events", "ticks", "failures", "failure_order"}:
             job = store.get(job_id)
             mortal = client.pttl(key) > 0
             # Progress is for those who watch now: each entry gives it a new end.
@@ -68,8 +73,25 @@ def end_well(store: ClockedRedisStore) -> None:
     store.succeed("partial", run.fence, snapshot(2))
 
 
+def be_unique(store: ClockedRedisStore, clock: Clock) -> None:
+    """With keys until the end, until the beginning, and for a time."""
+    for until in ("finish", "start", 3 * 86_400.0):
+        job_id = store.partner("shop:1")
+        job = replace(new_job(job_id), unique=Unique("shop:1", until))
+        assert store.enqueue(job, "token", HINT)
+        run = started(store, job_id)
+        assert leaks(store) == []
+        store.succeed(job_id, run.fence, snapshot(1))
+        assert leaks(store) == []
+    clock.advance(2 * 86_400)
+    store.prune()
+    assert len(store.list().items) == 1
+    clock.advance(86_400)
+
+
 def live(store: ClockedRedisStore, clock: Clock) -> None:
     """Lead jobs through lives of all kinds; all of them end."""
+    be_unique(store, clock)
     end_well(store)
 
     store.enqueue(new_job("cancelled", owner="ada", delay=60), "token", HINT)
@@ -113,7 +135,7 @@ def test_every_key_belongs_to_a_living_job_or_has_an_end(
 ) -> None:
     live(store, clock)
     assert leaks(store) == []
-    assert sum(store.counts().values()) == 11
+    assert sum(store.counts().values()) == 12
     kinds = {kind for _, kind, _ in keys(store)}
     assert {"leases", "due"}.isdisjoint(kinds)
 
@@ -123,5 +145,5 @@ def test_nothing_is_left_when_all_are_pruned(
 ) -> None:
     live(store, clock)
     clock.advance(store.retention.dead)
-    assert store.prune() == 11
+    assert store.prune() == 12
     assert list(keys(store)) == []

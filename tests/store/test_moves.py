@@ -119,6 +119,7 @@ def prune(store: Store, clock: Clock) -> None:
 
 VERBS: list[Callable[[Store, Clock, int], object]] = [
     lambda store, _, __: store.enqueue(new_job(), "another", HINT),
+    lambda store, _, __: store.amend("job", "m1", "key", "text"),
     lambda store, _, __: store.published("job", HINT),
     lambda store, _, __: store.published("job", HINT, ok=False),
     lambda store, _, fence: store.published("job", HINT, hints=0, fence=fence),

@@ -17,11 +17,12 @@ from hypothesis.stateful import (
 )
 from typing_extensions import override
 
-from jobkit.errors import JobNotFound
-from jobkit.job import FailedItem, Job
+from jobkit.errors import DuplicateJob, JobNotFound
+from jobkit.job import FailedItem, Job, Unique
 from jobkit.states import MOVES, State
 from jobkit.store.base import REPLACED, Store
 from jobkit.store.memory import MemoryStore
+from jobkit.store.memory_unique import holds
 from tests.servers import ValkeyServer
 from tests.store.clocks import Clock, ClockedRedisStore
 from tests.store.lives import CRASHED, failure, message, new_job, snapshot
@@ -30,6 +31,7 @@ JOBS = ("a", "b", "g")  # in all of three partitions
 TASKS = ("x", "y")
 QUEUES = ("", "p", "q")
 OWNERS = ("", "ada")
+KEYS = ("k", "l")
 HINT, GRACE = 300.0, 20.0
 DAY = 86_400
 
@@ -37,7 +39,7 @@ OWNER_VERBS = frozenset(
     {"renew", "save", "succeed", "retry", "bury", "interrupt", "replace"}
 )
 REPEATABLE = OWNER_VERBS | {
-    *("enqueue", "begin", "ask", "resume", "replay", "discard", "told")
+    *("enqueue", "amend", "begin", "ask", "resume", "replay", "discard", "told")
 }
 MAY_GO_BACK = frozenset({"enqueue", "replace", "replay"})
 
@@ -55,6 +57,12 @@ items = st.lists(
         st.integers(1, 4),
     ),
     max_size=3,
+)
+uniques = st.none() | st.builds(
+    Unique,
+    st.sampled_from(KEYS),
+    st.sampled_from(["finish", "start", 30.0, 2 * 86_400.0]),
+    st.sampled_from(["return", "cancel"]),
 )
 words = st.sampled_from(["", "why", "so\nwhy"])
 failures = st.builds(
@@ -91,6 +99,7 @@ class TwoStores(RuleBasedStateMachine):
         theirs = answer(self.redis, verb, *arguments, **options)
         assert mine == theirs
         self.compare_records(verb)
+        self.compare_keys()
         assert server_indexes(self.redis) == expected_indexes(self.memory)
         # Without the hints it was claimed with, each word counts as another one.
         again = verb in REPEATABLE or options.get("hints") is not None
@@ -109,6 +118,21 @@ class TwoStores(RuleBasedStateMachine):
             assert self.memory.failures(job_id) == self.redis.failures(job_id)
             check_move(verb, self.known[job_id], job)
             self.known[job_id] = job
+
+    def compare_keys(self) -> None:
+        """Demand that the same jobs have the unique keys, and one job each."""
+        client: Any = self.redis._client
+        for key in KEYS:
+            mine = [
+                job_id
+                for job_id, record in self.memory._jobs.items()
+                if holds(record, key, self.clock.now)
+            ]
+            theirs = client.get(f"{self.redis.keys.tag_of(key)}:unique:{key}")
+            job = theirs and self.redis.get(theirs)
+            till = client.hget(self.redis.keys.job(theirs or ""), "unique_till")
+            has = job and (not till or self.clock.now < int(till))
+            assert mine == ([theirs] if has else [])
 
     def write(self, owner: tuple[str, str], verb: str, *arguments: Any) -> None:
         """Send a verb of a run; one that is not the owner's changes nothing."""
@@ -164,9 +188,33 @@ class TwoStores(RuleBasedStateMachine):
         owner=st.sampled_from(OWNERS),
         delay=st.sampled_from([None, None, 0, 5, 600]),
         crash_limit=st.integers(1, 3),
+        unique=uniques,
     )
-    def enqueue(self, job_id: str, token: str, **values: Any) -> None:
-        self.both("enqueue", new_job(job_id, **values), token, HINT)
+    def enqueue(
+        self, job_id: str, token: str, unique: Unique | None = None, **values: Any
+    ) -> None:
+        job = replace(new_job(job_id, **values), unique=self.beside(job_id, unique))
+        self.both("enqueue", job, token, HINT)
+
+    def beside(self, job_id: str, unique: Unique | None) -> Unique | None:
+        """The key, if it can be kept where the job is."""
+        tags = self.redis.keys.tag_of
+        return unique if unique and tags(unique.key) == tags(job_id) else None
+
+    @rule(
+        job_id=jobs,
+        token=st.sampled_from(["m1", "m2"]),
+        key=st.sampled_from(KEYS),
+        text=st.sampled_from(["shop.more", "shop.less"]),
+    )
+    def amend(self, job_id: str, token: str, key: str, text: str) -> None:
+        self.both("amend", job_id, token, key, message(text).encode())
+
+    @rule(job_id=jobs, generation=st.sampled_from(["", "m1", "m2"]))
+    def begin_by_a_message(self, job_id: str, generation: str) -> None:
+        self.both(
+            "begin", job_id, f"t at {self.clock.now}", "w1/1", 30, "x", generation
+        )
 
     @rule(job_id=jobs, ok=st.booleans())
     def published(self, job_id: str, *, ok: bool) -> None:
@@ -250,9 +298,18 @@ class TwoStores(RuleBasedStateMachine):
     def interrupt(self, owner: tuple[str, str], kind: str, reason: str) -> None:
         self.write(owner, "interrupt", kind, reason)
 
-    @rule(owner=owners, task=st.sampled_from(TASKS), queue=st.sampled_from(QUEUES))
-    def replace(self, owner: tuple[str, str], task: str, queue: str) -> None:
-        self.write(owner, "replace", new_job(owner[0], task, queue), 5)
+    @rule(
+        owner=owners,
+        task=st.sampled_from(TASKS),
+        queue=st.sampled_from(QUEUES),
+        unique=uniques,
+    )
+    def replace(
+        self, owner: tuple[str, str], task: str, queue: str, unique: Unique | None
+    ) -> None:
+        unique = self.beside(owner[0], unique)
+        new = replace(new_job(owner[0], task, queue), unique=unique)
+        self.write(owner, "replace", new, 5)
 
     @rule(job_id=jobs)
     def all_who_ever_ran_it_renew(self, job_id: str) -> None:
@@ -333,8 +390,8 @@ def answer(store: Store, verb: str, *arguments: Any, **options: Any) -> Any:
     """What a store answers; of a list, the order is not compared."""
     try:
         found = getattr(store, verb)(*arguments, **options)
-    except JobNotFound:
-        return JobNotFound
+    except (JobNotFound, DuplicateJob) as error:
+        return str(error)
     return sorted(found, key=lambda job: job.id) if isinstance(found, list) else found
 
 
@@ -358,7 +415,7 @@ def said(fields: dict[str, str]) -> dict[str, str]:
 
     The error is compared as a value: its parts may be in any order.
     """
-    untold = ("entered_at", "untold_since", "error")
+    untold = ("entered_at", "untold_since", "unique_held", "error")
     return {
         name: value
         for name, value in fields.items()

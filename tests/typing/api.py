@@ -75,6 +75,8 @@ def by_id(order: Order) -> int:
     stages=["count", Stage("import", weight=8, title="Importing"), "reconcile"],
     retry_policy=RetryPolicy(transient=9, verdicts={KeyError: "permanent"}),
     checkpoint_every=100,
+    unique_on=["shop"],
+    unique_until="start",
 )
 def sync_orders(self: ProgressTask, shop: str) -> int:
     """The task of the guide."""
@@ -117,6 +119,9 @@ class SendMail(JobTask):
     """A job that shows no progress."""
 
     name = "shop.send_mail"
+    unique_on = ("address",)
+    unique_until = 60
+    on_duplicate = "raise"
 
     @override
     def run(self, address: str) -> None:

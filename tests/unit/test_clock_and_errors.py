@@ -9,6 +9,7 @@ import pytest
 
 from jobkit import clock, errors
 from jobkit.errors import (
+    DuplicateJob,
     Interrupted,
     JobkitError,
     JobNotFound,
@@ -106,6 +107,8 @@ def test_rate_limited_carries_the_seconds_asked_for() -> None:
 
 
 def made(kind: type[BaseException]) -> BaseException:
+    if issubclass(kind, DuplicateJob):
+        return kind("said", "job 7")
     if issubclass(kind, NotAllowed):
         return kind("said", state="DEAD")
     if issubclass(kind, RateLimited):

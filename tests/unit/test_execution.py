@@ -59,11 +59,9 @@ class Far(MemoryStore):
             raise StoreUnavailable("the network is down")
 
     @override
-    def begin(
-        self, job_id: str, token: str, worker: str, lease: float, task: str = ""
-    ) -> Start:
+    def begin(self, *args: Any, **known: Any) -> Start:
         self._reach()
-        return super().begin(job_id, token, worker, lease, task)
+        return super().begin(*args, **known)
 
     @override
     def published(self, job_id: str, hint: float, **known: Any) -> None:

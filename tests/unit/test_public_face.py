@@ -23,8 +23,8 @@ from jobkit.store.keys import Keys
 from jobkit.verdicts import Verdict
 
 ALL = """
-Cancelled Client CodecError DependencyDown Drained Event Interrupted ItemFailure Job
-JobKit JobNotFound JobResult JobTask JobkitError LeaseLost LimitError NotAllowed Page
+Cancelled Client CodecError DependencyDown Drained DuplicateJob Event Interrupted
+ItemFailure Job JobKit JobNotFound JobResult JobTask JobkitError LeaseLost LimitError NotAllowed Page
 Paused Permanent Progress ProgressTask RateLimited RetryPolicy SavedStage SchemaError SettingsError
 SkipItem SkipPolicy Stage StageError State StoreError StoreUnavailable TooManyFailures
 Transient
@@ -79,6 +79,7 @@ JOB_TASK = {
     "policy": "property",
     "replace": "(sig, *args, **kwargs)",
     "retry": "(*args, **kwargs)",
+    "run_or_delay": "(*args, wait=2.0, **kwargs)",
 }
 
 STAGE_RUN = {
@@ -161,6 +162,8 @@ def test_the_options_of_a_task_and_their_defaults() -> None:
     assert task.lease_seconds is None
     assert task.checkpoint_interval is None
     assert task.checkpoint_every is None
+    assert (task.unique_on, task.unique_until) == (None, "finish")
+    assert task.on_duplicate == "return"
     assert (task.acks_late, task.reject_on_worker_lost) == (True, False)
     assert issubclass(task, jobkit.JobTask)
     assert issubclass(jobkit.JobTask, Task)
@@ -191,7 +194,7 @@ def test_the_fields_of_the_values() -> None:
         "attempts starts recoveries interruptions crashes_without_progress crash_limit "
         "rate_limited budgets position stages checkpoint progress error "
         "open_failures request replay_of replay_root replays message created_at published_at started_at updated_at "
-        "finished_at due_at lease_until"
+        "finished_at due_at lease_until unique_key generation"
     )
     assert names(jobkit.RetryPolicy) == (
         "transient rate_limited unknown crashes total base cap verdicts never"
@@ -260,6 +263,7 @@ TREE = {
     "SchemaError": ["StoreError"],
     "JobNotFound": ["JobkitError", "LookupError"],
     "NotAllowed": ["JobkitError"],
+    "DuplicateJob": ["NotAllowed"],
     "Transient": ["JobkitError"],
     "DependencyDown": ["Transient"],
     "RateLimited": ["JobkitError"],
@@ -333,7 +337,7 @@ def test_the_signals_and_what_they_tell() -> None:
 
 EVENTS = {
     *("scheduled", "queued", "started", "progressed", "retrying", "interrupted"),
-    *("recovered", "replaced", "asked", "paused", "resumed"),
+    *("recovered", "replaced", "amended", "asked", "paused", "resumed"),
     *("succeeded", "partial", "resolved", "dead", "cancelled", "replayed", "discarded"),
 }
 

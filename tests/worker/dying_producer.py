@@ -1,5 +1,6 @@
 """A producer that dies between the record of its job and the message."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from tests.worker.setup import VARIABLE, Setup, make_app
 CODE = 77
 
 
-def enqueue(setup: Setup, job_id: str) -> int:
-    """Have another process enqueue ``t.add`` and die; its exit code."""
+def enqueue(setup: Setup, job_id: str, task: str = "t.add", *args: Any) -> int:
+    """Have another process enqueue ``t.add``, or another task, and die; its exit code."""
+    text = json.dumps(args or (1, 2))
     return subprocess.run(
-        [sys.executable, "-m", "tests.worker.dying_producer", job_id],
+        [sys.executable, "-m", "tests.worker.dying_producer", job_id, task, text],
         env={**os.environ, VARIABLE: setup.encode()},
         check=False,
     ).returncode
@@ -24,10 +26,10 @@ def _die(**_: Any) -> NoReturn:
     os._exit(CODE)
 
 
-def _main(job_id: str) -> None:
+def _main(job_id: str, task: str, text: str) -> None:
     app = make_app(Setup.decode(os.environ[VARIABLE]))
     job_queued.connect(_die)
-    app.tasks["t.add"].apply_async((1, 2), task_id=job_id)
+    app.tasks[task].apply_async(json.loads(text), task_id=job_id)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ def _leaks(client: Any, tag: str, name: str) -> bool:
         return False
     if client.ttl(name) != -1:
         return False
+    if kind == "unique":
+        job_id = client.get(name)
     state = client.hget(f"{tag}:job:{job_id}", "state")
     return state is None or State(state).finished
 

@@ -58,6 +58,10 @@ def register(app: Celery, stages: Iterable[str]) -> None:
     once_more = {"unknown": 1, "base": 0}
     task("soft", soft_time_limit=0.5, retry_policy=once_more)(wait_long)
     task("hard", time_limit=1)(wait_long)
+    task("sole", unique_on=["shop"])(sole)
+    task("next_up", unique_on=["shop"], unique_until="start")(sole)
+    task("newest", base=Told, unique_on=["shop"], on_duplicate="replace_queued")(sole)
+    task("raising", unique_on=["shop"], on_duplicate="raise")(sole)
 
 
 def _stage(text: str) -> Stage:
@@ -309,6 +313,30 @@ def automatic(self: ProgressTask, times: int) -> str:
     if self.request.retries < times:
         raise KeyError("not yet")
     return "done"
+
+
+class Told(ProgressTask):
+    """Writes down what Celery tells a task after its end."""
+
+    abstract = True
+
+    @override
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        journal(self).write(task_id, 1, f"after-{args[1]}")
+
+
+def sole(self: ProgressTask, shop: str, items: int = 1, how: str = "") -> str:
+    """Goes through numbered items of a shop, and meets trouble when it is through."""
+    with self.stage("run", total=items) as stage:
+        for item in stage.iterate(numbers(items), cursor=int):
+            note(self, item)
+            time.sleep(0.02)
+    if how == "retry" and self.request.retries == 0:
+        raise self.retry(countdown=1)
+    if how in TROUBLES:
+        TROUBLES[how]()
+    note(self, f"{shop}-{items}")
+    return f"{shop}-{items}"
 
 
 def end_as(self: ProgressTask, how: str) -> str:

@@ -5,10 +5,19 @@
 -- ARGV[3] worker
 -- ARGV[4] lease
 -- ARGV[5] task
--- Returns {'run', record}, or {why not}.
+-- ARGV[6] generation
+-- Returns {'run', record, the message if another one was delivered}, or {why not}.
 local id, token = ARGV[1], ARGV[2]
-local state, held, schema, position, started, fence, starts, task =
-  read(id, 'state', 'token', 'schema', 'position', 'started_at', 'fence', 'starts', 'task')
+local state, held, schema, position, started, fence, starts, task, generation, unique, span = read(
+  id, 'state', 'token', 'schema', 'position', 'started_at', 'fence', 'starts', 'task',
+  'generation', 'unique_key', 'unique_until'
+)
+
+local function run()
+  local newer = ARGV[5] ~= '' and generation and generation ~= ARGV[6]
+  return { 'run', record(id), newer and read(id, 'message') or '' }
+end
+
 if not state then
   return { 'unknown' }
 end
@@ -19,7 +28,7 @@ if state == 'RUNNING' then
   if held == token then
     -- Its owner counts the lease from when it sent this last.
     keep_lease(id, now(), ARGV[4])
-    return { 'run', record(id) }
+    return run()
   end
   return { 'duplicate' }
 end
@@ -47,5 +56,8 @@ move(
   'started_at', started or int(at), 'lease_until', till, 'reason', ''
 )
 redis.call('ZADD', index('leases'), till, id)
+if span == 'start' then
+  drop_key(id, unique)
+end
 event(id, 'started', at, 'RUNNING', ARGV[3])
-return { 'run', record(id) }
+return run()

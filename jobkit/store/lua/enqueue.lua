@@ -13,20 +13,34 @@
 -- ARGV[11] delay
 -- ARGV[12] hint
 -- ARGV[13] again
--- Returns 'ok' or 'existing'.
+-- ARGV[14] unique_key
+-- ARGV[15] unique_until
+-- ARGV[16] on_held
+-- Returns {'ok' | 'existing' | 'held', the id of the job that is there}.
 local id, token, delay = ARGV[1], ARGV[2], tonumber(ARGV[11])
-local taken, first, reason, fence, ceded =
-  read(id, 'state', 'enqueue_token', 'reason', 'fence', 'ceded')
+local unique, at = ARGV[14], now()
+local taken, first, reason, fence, ceded, twin, had, till = read(
+  id, 'state', 'enqueue_token', 'reason', 'fence', 'ceded', 'duplicate_of',
+  'unique_key', 'unique_till'
+)
 if taken then
   -- A person may give any reason for a pause or a cancel, this one too.
   local replaced = ceded or (taken == 'SUCCEEDED' and reason == REPLACED)
-  local free = replaced or (ARGV[13] == '1' and FINISHED[taken])
-  if first == token or not free then
-    return first == token and 'ok' or 'existing'
+  local has_key = had == unique and till and DONE[taken] and at < tonumber(till)
+  local free = replaced or (ARGV[13] == '1' and FINISHED[taken] and not has_key)
+  if first == token then
+    return { twin and 'held' or 'ok', twin or id }
+  elseif not free then
+    return { 'existing', id }
   end
+end
+local holder = unique ~= '' and holder_of(unique, id, at)
+if holder and ARGV[16] ~= 'cancel' then
+  return { 'held', holder }
+end
+if taken then
   forget(id)
 end
-local at = now()
 local state = delay > 0 and 'SCHEDULED' or 'QUEUED'
 write(
   id, 'id', id, 'schema', SCHEMA, 'state', state, 'enqueue_token', token,
@@ -37,4 +51,12 @@ write(
 enter(id, state, at, ARGV[3], ARGV[5], ARGV[8])
 due_at(id, at + (delay > 0 and delay or tonumber(ARGV[12])))
 event(id, string.lower(state), at, state)
-return 'ok'
+if unique ~= '' then
+  write(id, 'unique_key', unique, 'unique_until', ARGV[15])
+  if holder then
+    yield_to(holder, id, state, at)
+    return { 'held', holder }
+  end
+  take_key(id, unique, ARGV[15], at)
+end
+return { 'ok', id }

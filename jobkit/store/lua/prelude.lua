@@ -1,7 +1,7 @@
 -- What the verbs share: time, keys, and the moves of a job between its states.
 -- Every script gets KEYS[1], the tag of one partition ('{jobkit:0}'); all keys
 -- it touches begin with it, so that they live in one slot of a cluster. The
--- constants RETENTION, FIELDS, SCHEMA, REPLACED, RESOLVED, EVENTS_KEPT,
+-- constants RETENTION, FIELDS, SCHEMA, REPLACED, RESOLVED, DUPLICATE, EVENTS_KEPT,
 -- LEDGER_KEPT, TICKS_KEPT and TICKS_LINGER are written in front of this file when it is loaded.
 
 local function now()
@@ -25,6 +25,7 @@ local LAST_CHANCE = 86400000
 local HINT_CAP = 6 * 3600 * 1000
 local DUE_STATES = { SCHEDULED = true, QUEUED = true, BLOCKED = true, RETRYING = true }
 local FINISHED = { SUCCEEDED = true, PARTIAL = true, DEAD = true, CANCELLED = true }
+local DONE = { SUCCEEDED = true, PARTIAL = true }
 
 local function read(id, ...)
   return unpack(redis.call('HMGET', key('job', id), ...))
@@ -145,9 +146,43 @@ local function companions(id)
   return { key('events', id), key('failures', id), key('failure_order', id) }
 end
 
+-- The job that has a unique key, if it is another one than `id`. A key only points
+-- to a record, which knows whether it still has it.
+local function holder_of(unique, id, at)
+  local holder = redis.call('GET', key('unique', unique))
+  if not holder or holder == id then
+    return nil
+  end
+  local state, till = read(holder, 'state', 'unique_till')
+  local over = FINISHED[state] and not (till and DONE[state])
+  return state and not over and (not till or at < tonumber(till)) and holder or nil
+end
+
+-- Gives a job a unique key that no other has: until its end or its start, or for
+-- so many milliseconds.
+local function take_key(id, unique, span, at)
+  redis.call('SET', key('unique', unique), id)
+  local length = tonumber(span)
+  if length then
+    write(id, 'unique_till', int(at + length))
+    redis.call('PEXPIREAT', key('unique', unique), int(at + length + LAST_CHANCE))
+  end
+end
+
+-- Frees a unique key, if it is this job's.
+local function drop_key(id, unique)
+  if redis.call('GET', key('unique', unique)) == id then
+    redis.call('DEL', key('unique', unique))
+  end
+end
+
 -- Removes a record and all that points to it.
 local function forget(id)
-  local state, task, queue_name, owner = read(id, 'state', 'task', 'queue', 'owner')
+  local state, task, queue_name, owner, unique =
+    read(id, 'state', 'task', 'queue', 'owner', 'unique_key')
+  if unique then
+    drop_key(id, unique)
+  end
   redis.call('DEL', key('job', id), key('ticks', id), unpack(companions(id)))
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
@@ -169,15 +204,28 @@ end
 -- Ends a job: its record stays for the state's retention. The expiry of the
 -- keys themselves is the last chance, for stores that no worker prunes.
 local function finish(id, from, to, at, ...)
+  local open, unique, till = read(id, 'open_failures', 'unique_key', 'unique_till')
   local expires = at + RETENTION[to]
+  if unique and till and DONE[to] then
+    expires = math.max(expires, tonumber(till))
+  elseif unique then
+    drop_key(id, unique)
+  end
   move(id, from, to, at, nil, 'finished_at', int(at), ...)
   redis.call('ZADD', index('expire'), int(expires), id)
   redis.call('PEXPIREAT', key('job', id), int(expires + LAST_CHANCE))
   redis.call('PEXPIREAT', key('events', id), int(expires + LAST_CHANCE))
-  if redis.call('HEXISTS', key('job', id), 'open_failures') == 1 then
+  if open then
     redis.call('PEXPIREAT', key('failures', id), int(expires + LAST_CHANCE))
     redis.call('PEXPIREAT', key('failure_order', id), int(expires + LAST_CHANCE))
   end
+end
+
+-- Ends a job that came while another one had its unique key.
+local function yield_to(holder, id, from, at)
+  finish(id, from, 'CANCELLED', at, 'reason', DUPLICATE .. holder, 'duplicate_of', holder)
+  leave_untold(id, at)
+  event(id, 'cancelled', at, 'CANCELLED', DUPLICATE .. holder)
 end
 
 -- Puts a new record into the indexes.

@@ -4,9 +4,10 @@
 -- ARGV[2] mode
 -- ARGV[3] actor
 -- ARGV[4] reason
--- Returns {'done' | 'refused' | 'newer_schema', state}, or {'unknown'}.
+-- Returns {'done' | 'refused' | 'newer_schema', state}, {'held', by which job}, or {'unknown'}.
 local id, mode = ARGV[1], ARGV[2]
-local state, replays, schema = read(id, 'state', 'replays', 'schema')
+local state, replays, schema, unique, span =
+  read(id, 'state', 'replays', 'schema', 'unique_key', 'unique_until')
 if not state then
   return { 'unknown' }
 end
@@ -19,6 +20,13 @@ if state ~= 'DEAD' then
 end
 local at = now()
 local job = key('job', id)
+if unique then
+  local holder = holder_of(unique, id, at)
+  if holder then
+    return { 'held', holder }
+  end
+  take_key(id, unique, span, at)
+end
 unfinish(id)
 redis.call('HINCRBY', job, 'replays', 1)
 redis.call('HDEL', job, 'budgets')

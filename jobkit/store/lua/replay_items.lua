@@ -6,7 +6,7 @@
 -- ARGV[4] checkpoint
 -- ARGV[5] actor
 -- ARGV[6] reason
--- Returns {'done', child}, {'refused' | 'newer_schema', state}, or {'unknown'}.
+-- Returns {'done', child}, {'refused' | 'newer_schema', state}, {'held', by which job}, or {'unknown'}.
 local id, child = ARGV[1], ARGV[2]
 local state, open, before, schema = read(id, 'state', 'open_failures', 'replayed_by', 'schema')
 if not state then
@@ -23,10 +23,18 @@ if state ~= 'PARTIAL' or tonumber(open or '0') == 0 then
   return { 'refused', state }
 end
 local at = now()
-local task, queue_name, priority, dead_letter_queue, owner, stages, crash_limit, root = read(
+local task, queue_name, priority, dead_letter_queue, owner, stages, crash_limit, root, unique, span = read(
   id, 'task', 'queue', 'priority', 'dead_letter_queue', 'owner', 'stages', 'crash_limit',
-  'replay_root'
+  'replay_root', 'unique_key', 'unique_until'
 )
+if unique then
+  local holder = holder_of(unique, id, at)
+  if holder then
+    return { 'held', holder }
+  end
+  write(child, 'unique_key', unique, 'unique_until', span)
+  take_key(child, unique, span, at)
+end
 write(
   child, 'id', child, 'schema', SCHEMA, 'state', 'QUEUED', 'enqueue_token', child,
   'task', task, 'message', ARGV[3], 'queue', queue_name, 'priority', priority,

@@ -80,7 +80,8 @@ class Acknowledger:
         if request.time_start:
             mine = f"{request.hostname}/{request.worker_pid}"
             return job is not None and (job.state, job.worker) == (State.RUNNING, mine)
-        if job is None:
+        # A dead one is waited for by its dead letter, which somebody moved back.
+        if job is None or job.state is State.DEAD:
             request.adopt()
         # Of a job that is not queued, or is due, this takes no note.
         fence = job.fence if job else 0

@@ -293,6 +293,42 @@ def ack_after(setup: Setup) -> Iterator[Finding]:
     )
 
 
+def delivery_limits(setup: Setup) -> Iterator[Finding]:
+    """Whether RabbitMQ brings a message back for ever, or gives it up and drops it."""
+    if setup.broker != "amqp":
+        return
+    declared = {queue.name: queue for queue in setup.conf.task_queues or ()}
+    arguments = {name: queue.queue_arguments or {} for name, queue in declared.items()}
+    quorum = {
+        name: given
+        for name, given in arguments.items()
+        if given.get("x-queue-type") == "quorum"
+    }
+    limited = [name for name, given in quorum.items() if "x-delivery-limit" in given]
+    dropping = [n for n in limited if "x-dead-letter-exchange" not in arguments[n]]
+    endless = quorum.keys() - limited
+    if dropping:
+        yield _limits(
+            *(setup, "warning", dropping),
+            "What reaches the delivery limit of these queues may be dropped",
+        )
+    if endless:
+        yield _limits(
+            *(setup, "info", endless),
+            "Before RabbitMQ 4 a task that is no job, and kills its worker, may come "
+            "back for ever in quorum queues without a delivery limit",
+        )
+    if not dropping and not endless:
+        found = "RabbitMQ drops no message at a delivery limit."
+        yield Finding("delivery limits", "ok", found)
+
+
+def _limits(setup: Setup, level: Level, queues: Iterable[str], found: str) -> Finding:
+    options = {"type": "quorum", "delivery_limit": 20, "collect": True}
+    example = setting(setup.conf, "jobkit_queues", {min(queues): options})
+    return Finding("delivery limits", level, f"{found}: {listed(queues)}.", example)
+
+
 # -- checks of the workers --------------------------------------------------------
 
 
@@ -385,7 +421,8 @@ def systemd(setup: Setup) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     *(persistence, eviction, backend, acks, lost_children, prefetch),
-    *(visibility_timeout, confirms, ack_after, lease, pools, systemd),
+    *(visibility_timeout, confirms, ack_after, delivery_limits),
+    *(lease, pools, systemd),
 )
 
 

@@ -17,11 +17,12 @@ from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.exceptions import Ignore, Reject
 
 from jobkit import clock, signals
+from jobkit.dead_letters import bring_back, death_in
 from jobkit.errors import LeaseLost, SchemaError, StoreError
 from jobkit.execution import Execution
 from jobkit.job import Job, Message
 from jobkit.lease import Lease
-from jobkit.publishing import ETA, GENERATION, body_of, from_request
+from jobkit.publishing import ETA, GENERATION, body_of, from_request, without_death
 from jobkit.recording import adopt
 from jobkit.run import Run
 from jobkit.store.base import Start, Store
@@ -53,6 +54,7 @@ class Gate:
         self._id: str = self._request.id
         self._local = bool(self._request.is_eager or self._request.called_directly)
         self._store: Store = self._choose_store()
+        self._death = "" if self._local else death_in(self._request.headers)
         self._sent_at = clock.monotonic()
         self._lease = task.lease_seconds or self._kit.settings.lease_seconds
 
@@ -90,6 +92,8 @@ class Gate:
     def _leave_to_others(self) -> NoReturn:
         """Have the job published again at once, for a worker that stays."""
         try:
+            if self._death:
+                self._come_back()
             self._adopt()
             self._store.published(self._id, 0, ok=False)
         except StoreError as error:
@@ -103,9 +107,10 @@ class Gate:
         # where headers are None.
         if headers is None:
             request.headers = {}
-        elif isinstance(headers, dict) and ETA in headers:
-            request.eta = headers[ETA]
-            request.headers = {k: v for k, v in headers.items() if k != ETA}
+        elif isinstance(headers, dict):
+            request.eta = headers.get(ETA, request.eta)
+            kept = without_death(headers)
+            request.headers = {k: v for k, v in kept.items() if k != ETA}
         request.jobkit_execution = current
 
     def _choose_store(self) -> Store:
@@ -132,6 +137,8 @@ class Gate:
                 time.sleep(PATIENCE)
 
     def _try_to_begin(self, token: str, worker: str) -> Start:
+        if self._death:
+            self._come_back()
         self._sent_at = clock.monotonic()
         begin = partial(self._store.begin, self._id, token, worker, self._lease)
         task = "" if self._local else self._task.name
@@ -146,6 +153,13 @@ class Gate:
         else:
             return start
         return begin(task=task)
+
+    def _come_back(self) -> None:
+        """Replay a job whose dead letter somebody moved back to a queue."""
+        if bring_back(self._store, self._id, self._death) is False:
+            logger.info("Job %s is not started: a stale dead letter", self._id)
+            raise Ignore("a stale dead letter")
+        self._death = ""
 
     def _adopt(self) -> None:
         """Record a job whose message was published without jobkit's knowing."""

@@ -33,8 +33,8 @@ class Message:
     exchange: str = ""
     routing_key: str = ""
 
-    def encode(self) -> str:
-        """The text that the store keeps."""
+    def encode(self, limit: int | None = codec.MESSAGE_LIMIT) -> str:
+        """The text that the store keeps; ``limit`` is the most bytes it may take."""
         return codec.dumps(
             {
                 "task": self.task,
@@ -47,7 +47,7 @@ class Message:
                 "routing_key": self.routing_key,
             },
             what="message",
-            limit=codec.MESSAGE_LIMIT,
+            limit=limit,
         )
 
     @classmethod
@@ -238,7 +238,7 @@ class NewJob:
     ``stages`` are the declared names in order, ``crash_limit`` is the number of
     crashes without progress after which it is dead, ``delay`` (seconds) makes
     it SCHEDULED; without one it is QUEUED, and the caller publishes its message.
-    With ``again`` it may have the id of a job that has ended, which is forgotten.
+    ``dead_letter_queue`` is empty unless the project names one. With ``again`` it may have the id of a job that has ended, which is forgotten.
     ``replay_of`` is the job whose failed items it is over.
     """
 
@@ -317,7 +317,7 @@ class Job:
             reason=get("reason", ""),
             queue=get("queue", ""),
             priority=_number(get("priority")),
-            dead_letter_queue=get("dead_letter_queue", ""),
+            dead_letter_queue=get("dead_letter_queue") or _usual(get("queue")),
             owner=get("owner", ""),
             fence=int(get("fence", 0)),
             worker=get("worker", ""),
@@ -388,6 +388,10 @@ def check_schema(fields: Mapping[str, str]) -> None:
             f"Job {fields.get('id', '?')!r} has schema {schema}, this jobkit reads up "
             f"to {SCHEMA}: upgrade celery-jobkit in this process.",
         )
+
+
+def _usual(queue: str | None) -> str:
+    return f"{queue}.dead" if queue else ""
 
 
 def _number(text: str | None) -> int | None:

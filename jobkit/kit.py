@@ -133,10 +133,15 @@ class JobKit:
             logger.error("%s. Jobs wait until it is mended.", error)  # noqa: TRY400
 
     def dead_letter_queue(self, task: str, queue: str) -> str:
-        """The name under which a dead job of this task and queue is kept."""
+        """The broker queue that gets a copy of such a dead job; empty for none."""
         if self.routing_map is None:
-            return f"{queue}.dead"
+            return ""
         return self.routing_map.dead_letter_queue(task, queue)
+
+    @property
+    def collected(self) -> str:
+        """The broker queue where RabbitMQ puts the messages that it gives up."""
+        return f"{self.settings.prefix}.dead_letters"
 
     def _install_routes(self, **_: Any) -> None:
         try:
@@ -146,7 +151,7 @@ class JobKit:
             # there somebody sees it who can mend it.
             return
         if routing_map is not None:
-            routing.install(self.app, routing_map)
+            routing.install(self.app, routing_map, self.collected)
 
     def _cancelled(self, job_id: str, reason: str) -> None:
         job = self.store.get(job_id)

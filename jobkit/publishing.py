@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import Celery
 from celery.app.task import Context
-from kombu import Connection, serialization
+from kombu import Connection, Queue, serialization
 from kombu.compression import compress, decompress
 from kombu.exceptions import (
     EncodeError,
@@ -41,6 +41,8 @@ ETA = "jobkit_eta"
 
 GENERATION = "jobkit_generation"
 """The header of a message that took the place of another one of the same job."""
+COPIED = "jobkit_dead_letter_"
+"""What the headers begin with that a dead letter has in a broker queue alone."""
 
 _DELAYED = re.compile(r"(?P<name>(?:.+_)?celery_delayed)_(?:\d+|delivery)")
 _DELAY = re.compile(r"^(?:[01]\.){28}")
@@ -89,7 +91,7 @@ def catch(task: str, body: Any, options: Mapping[str, Any]) -> Message:
     """Make a whole message of what ``Producer.publish`` is given."""
     content_type, encoding, text = serialization.dumps(body, options.get("serializer"))
     body = str_to_bytes(text)
-    headers = dict(options.get("headers") or {})
+    headers = without_death(options.get("headers") or {})
     if options.get("compression"):
         body, headers["compression"] = compress(body, options["compression"])
     exchange = options.get("exchange") or ""
@@ -112,6 +114,38 @@ def catch(task: str, body: Any, options: Mapping[str, Any]) -> Message:
         exchange=place,
         routing_key=key,
     )
+
+
+def received(message: Any, task: str, queue: str) -> Message:
+    """Make a whole message of one that a broker gave up, for the queue it came from.
+
+    What the broker has written on it goes.
+    """
+    properties = {
+        name: value
+        for name, value in message.properties.items()
+        if name not in _NOT_PROPERTIES and name not in _BROKERS_OWN
+    }
+    headers = {
+        name: value
+        for name, value in without_death(message.headers or {}).items()
+        if not _BROKERS_HEADERS.match(name)
+    }
+    body = message.body
+    return Message(
+        task=task,
+        body=body if isinstance(body, bytes) else str_to_bytes(body),
+        # Without a type, kombu would take the body for a value to be written.
+        content_type=message.content_type or "application/octet-stream",
+        content_encoding=message.content_encoding or "binary",
+        headers=_kept(headers),
+        properties=_kept(properties),
+        routing_key=queue,
+    )
+
+
+_BROKERS_OWN = frozenset({"application_headers", "delivery_info", "expiration"})
+_BROKERS_HEADERS = re.compile(r"x-death$|x-(first|last)-death-|x-delivery-count$")
 
 
 def _undelayed(exchange: str, routing_key: str) -> tuple[str, str]:
@@ -147,6 +181,13 @@ def queue_of(message: Message, declare: Any = None) -> str:
     return message.routing_key
 
 
+def without_death(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Headers without those of a dead letter."""
+    return {
+        name: value for name, value in headers.items() if not name.startswith(COPIED)
+    }
+
+
 def from_request(app: Celery, task: Any, request: Any) -> Message:
     """Write the message of a running request anew, for one nobody recorded."""
     custom = {
@@ -155,6 +196,7 @@ def from_request(app: Celery, task: Any, request: Any) -> Message:
         if name not in Context.__dict__ and isinstance(name, str)
     }
     custom.pop(GENERATION, None)
+    custom = without_death(custom)
     made = app.amqp.create_task_message(
         request.id,
         task.name,
@@ -217,7 +259,7 @@ def sent(value: Any, serializer: str | None) -> Any:
         raise CodecError(f"It cannot be sent: {error}.") from error
 
 
-def body_of(message: Message) -> tuple[Any, Any, Any]:
+def body_of(message: Message, accept: Any = None) -> tuple[Any, Any, Any]:
     """What is in a message: args, kwargs, and what is to be called after it."""
     body = message.body
     compression = message.headers.get("compression")
@@ -227,7 +269,7 @@ def body_of(message: Message) -> tuple[Any, Any, Any]:
         body,
         message.content_type,
         message.content_encoding,
-        accept=[message.content_type],
+        accept=accept or [message.content_type],
     )
     return args, kwargs, embed
 
@@ -256,9 +298,9 @@ def with_arguments(message: Message, other: Message, generation: str) -> Message
     )
 
 
-def to_context(message: Message) -> Context:
-    """The request that a worker would make of a message."""
-    args, kwargs, embed = body_of(message)
+def to_context(message: Message, accept: Any = None) -> Context:
+    """The request that a worker would make of a message, of ``accept``ed types."""
+    args, kwargs, embed = body_of(message, accept)
     return Context(
         {**message.headers, **message.properties, **(embed or {})},
         args=args,
@@ -298,6 +340,7 @@ class Publisher:
 
     It is not the app's producer pool: a worker forks new children while this
     runs in a thread, and a lock that is held at that moment stays held there.
+    RabbitMQ confirms what it publishes.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -305,7 +348,7 @@ class Publisher:
         self._connection: Connection | None = None
 
     def publish(self, message: Message) -> None:
-        """Publish a message as it was kept.
+        """Publish a message as it was kept; a queue that is not there is made.
 
         Raises:
             OperationalError: The broker cannot be reached.
@@ -320,7 +363,10 @@ class Publisher:
 
     def _send(self, message: Message) -> None:
         connection = self._connect()
+        known = self._declare(message)
         try:
+            if not message.exchange and not known:
+                self._make(connection, message.routing_key)
             with connection.Producer(auto_declare=False) as producer:
                 producer.publish(
                     message.body,
@@ -329,12 +375,22 @@ class Publisher:
                     content_type=message.content_type,
                     content_encoding=message.content_encoding,
                     headers=dict(message.headers),
-                    declare=self._declare(message),
+                    declare=known,
                     **message.properties,
                 )
         except broker_errors(connection) as error:
             self.close()
             raise OperationalError(str(error)) from error
+
+    def _make(self, connection: Any, name: str) -> None:
+        kind = getattr(self._app.conf, "task_default_queue_type", None)
+        queue = Queue(name, queue_arguments={"x-queue-type": kind} if kind else None)
+        try:
+            with connection.channel() as channel:
+                queue(channel).declare()
+        except connection.channel_errors as error:
+            # Somebody declared it otherwise: so it is there.
+            logger.debug("Queue %s is used as it is: %s", name, error)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -347,7 +403,9 @@ class Publisher:
             connection = self._app.connection_for_write()
             # One try at each of its addresses: the next round comes soon.
             options = connection.transport_options or {}
-            once = {"max_retries": max(0, len(connection.alt) - 1)}
+            once: dict[str, Any] = {"max_retries": max(0, len(connection.alt) - 1)}
+            if connection.transport.driver_type == "amqp":
+                once["confirm_publish"] = True
             connection.transport_options = {**options, **once}
             self._connection = connection
         return self._connection

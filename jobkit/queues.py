@@ -21,13 +21,18 @@ Chooser: TypeAlias = Callable[[Sequence[Any], Mapping[str, Any]], str | None]
 class QueueSpec:
     """A queue: its share of the workers, and the seconds in which a job is due.
 
-    ``dead_letter_queue`` is empty unless the project names one.
+    ``dead_letter_queue`` is empty unless the project names one. RabbitMQ alone
+    knows the others: the ``type`` of the queue (empty: the app's), the number of
+    returns after which it gives a message up, and whether jobkit collects those.
     """
 
     name: str
     weight: int = 1
     target: float | None = None
     dead_letter_queue: str = ""
+    type: str = ""
+    delivery_limit: int | None = None
+    collect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +115,10 @@ class RoutingMap:
         return None
 
     def dead_letter_queue(self, task: str, queue: str) -> str:
-        """Where the dead letters of a task in this queue go.
+        """Where copies of the dead letters of a task in this queue go.
 
-        The route's choice comes first, then the queue's. A rule that goes by
+        The route's choice comes first, then the queue's; empty if neither names a
+        queue. A rule that goes by
         arguments is not asked: it counts if it names a dead-letter queue.
         """
         for rule in self._rules(task):
@@ -121,7 +127,19 @@ class RoutingMap:
             if isinstance(rule.queue, str):
                 break
         spec = self.queues.get(queue)
-        return (spec.dead_letter_queue if spec else "") or f"{queue}.dead"
+        return spec.dead_letter_queue if spec else ""
+
+    def dead_letter_queues(self) -> set[str]:
+        """All that are named."""
+        rules = (*self.exact.values(), *self.patterns)
+        by_rules = {rule.dead_letter_queue for rule in rules}
+        by_queues = {spec.dead_letter_queue for spec in self.queues.values()}
+        return (by_rules | by_queues) - {""}
+
+    @property
+    def collects(self) -> bool:
+        """Whether what RabbitMQ gives up is collected, of any queue."""
+        return any(spec.collect for spec in self.queues.values())
 
     def _rules(self, task: str) -> Iterator[Rule]:
         if task in self.exact:
@@ -147,7 +165,7 @@ def _read_queue(name: Any, options: Any) -> QueueSpec:
     line = f"jobkit_queues[{name!r}]"
     if not isinstance(name, str) or not name:
         raise SettingsError(f"{line}: the name of a queue is a text.")
-    known = {"weight": 1, "target": None, "dead_letter_queue": ""}
+    known = {"weight": 1, "target": None, "dead_letter_queue": "", **_BROKERS_OWN}
     given = {**known, **_options(line, options, known)}
     weight, target = given["weight"], given["target"]
     if not isinstance(weight, int) or isinstance(weight, bool) or weight < 1:
@@ -157,12 +175,37 @@ def _read_queue(name: Any, options: Any) -> QueueSpec:
         )
     if target is not None and not _is_positive(target):
         raise SettingsError(f"{line}: target is {target!r}, expected is seconds, > 0.")
+    _check_brokers_own(line, given)
     return QueueSpec(
         name,
         weight,
         None if target is None else float(target),
         given["dead_letter_queue"],
+        **{option: given[option] for option in _BROKERS_OWN},
     )
+
+
+_BROKERS_OWN: dict[str, Any] = {"type": "", "delivery_limit": None, "collect": False}
+
+
+def _check_brokers_own(line: str, given: Mapping[str, Any]) -> None:
+    kind, limit, collect = (given[option] for option in _BROKERS_OWN)
+    if kind not in ("", "classic", "quorum"):
+        raise SettingsError(
+            f"{line}: type is {kind!r}, expected is 'classic' or 'quorum'."
+        )
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise SettingsError(
+            f"{line}: delivery_limit is {limit!r}, expected is a whole number from 1."
+        )
+    if limit is not None and kind != "quorum":
+        raise SettingsError(
+            f"{line}: only quorum queues have a delivery_limit: set 'type': 'quorum'."
+        )
+    if not isinstance(collect, bool):
+        raise SettingsError(
+            f"{line}: collect is {collect!r}, expected is True or False."
+        )
 
 
 def _read_routes(routes: Any, queues: Mapping[str, QueueSpec]) -> list[Rule]:

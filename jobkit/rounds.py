@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import WorkerLostError
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from jobkit import results, signals
+from jobkit import dead_letters, results, signals
+from jobkit.dead_letters import Copies
 from jobkit.dispatcher import Dispatcher
-from jobkit.job import Message
+from jobkit.job import Message, NewJob
 from jobkit.publishing import Publisher, broker_errors
 from jobkit.rescue import Rescue
 from jobkit.states import State
-from jobkit.store.base import Released
+from jobkit.store.base import Dropped, Released
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -48,6 +50,9 @@ class Rounds:
             self.store, self.publish, hint, (OperationalError,)
         )
         self._rescue = Rescue(self.store, self.released)
+        named = kit.routing_map.dead_letter_queues() if kit.routing_map else ()
+        self._graves = frozenset(named)
+        self._copies = Copies(self.store, self._publisher.publish)
 
     def rescue(self) -> int:
         """Rescue all jobs whose lease has ended; how many it were."""
@@ -65,12 +70,52 @@ class Rounds:
         return self._count("told", len(untold))
 
     def dispatch(self) -> int:
-        """Publish all that is due; how many messages it were."""
-        return self._count("published", self._dispatcher.round())
+        """Publish all that is due, and copy dead letters; how many jobs were due."""
+        published = self._count("published", self._dispatcher.round())
+        if self._graves:
+            self._count("copied", self._copies.round())
+        return published
 
     def prune(self) -> int:
-        """Remove finished records whose retention has passed; how many it were."""
-        return self._count("pruned", self.store.prune())
+        """Remove finished records whose retention has passed; how many it were.
+
+        Of dead letters this is announced before.
+        """
+        self._announce_expiring()
+        pruned = self._count("pruned", self.store.prune())
+        if self._graves:
+            keep = self.store.retention.dead
+            try:
+                dead_letters.prune(self._kit.app, self._graves, keep)
+            except OperationalError as error:
+                logger.warning("Copies of dead letters are not pruned now: %s", error)
+        return pruned
+
+    def _announce_expiring(self) -> None:
+        keep = self.store.retention.dead
+        age = max(0.0, keep - self._kit.settings.dead_letter_notice)
+        while deaths := self.store.claim_notes("unannounced", age, UNTOLD_FOR):
+            for death in deaths:
+                job = self.store.get(death.id)
+                if job is not None and job.finished_at is not None:
+                    at = job.finished_at + timedelta(seconds=keep)
+                    signals.job_dead_letter_expiring.send(
+                        sender=job.task, job_id=job.id, expires_at=at
+                    )
+                self.store.noted("unannounced", death)
+            self._count("announced", len(deaths))
+
+    def collected(self, new: NewJob, dropped: Dropped) -> None:
+        """File a message that the broker gave up, and tell of it."""
+        answer, state = self.store.collect(new, dropped)
+        self._count("collected", 1)
+        if answer != "filed":
+            return
+        if dropped.tell:
+            self.released(Released(new.id, new.task, state))
+        else:
+            told = {"reason": dropped.reason, "error": dropped.error}
+            signals.job_dead.send(sender=new.task, job_id=new.id, **told)
 
     def _count(self, what: str, number: int) -> int:
         self.done[what] += number

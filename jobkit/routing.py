@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery
 
-from jobkit.queues import RoutingMap
+from jobkit.queues import QueueSpec, RoutingMap
 
 _DESTINATION = ("queue", "exchange", "routing_key")
 
@@ -42,17 +42,22 @@ class MapRouter:
         return None if route is None else {"queue": route.queue}
 
 
-def install(app: Celery, routing_map: RoutingMap | None) -> None:
+def install(
+    app: Celery, routing_map: RoutingMap | None, collected: str = "jobkit.dead_letters"
+) -> None:
     """Make an app use the map, for all of its tasks; None changes nothing.
 
     The project's own queues stay, with Celery's default queue where it has none
     of its own. Its own routes are asked where the map has none. What a caller or
-    a task says about its queue wins over both.
+    a task says about its queue wins over both. ``collected`` is the queue for what
+    RabbitMQ gives up.
     """
     if routing_map is None:
         return
     declared = app.amqp.Queues(app.conf.task_queues, create_missing=True)
     ours = [declared[name] for name in routing_map.queues]
+    for queue, spec in zip(ours, routing_map.queues.values(), strict=True):
+        _shape(queue, spec, collected)
     selected = getattr(app.amqp.queues, "_consume_from", None) is not None
     for queue in ours:
         # A worker that was told its queues (-Q) goes on with just these.
@@ -65,6 +70,23 @@ def install(app: Celery, routing_map: RoutingMap | None) -> None:
         task_queues=tuple(declared.values()),
         task_routes=[MapRouter(routing_map), *_other_routes(app.conf.task_routes)],
     )
+
+
+def _shape(queue: Any, spec: QueueSpec, collected: str) -> None:
+    """Give a queue what RabbitMQ takes as its arguments; others take none."""
+    arguments = dict(queue.queue_arguments or {})
+    if spec.type:
+        arguments["x-queue-type"] = spec.type
+    if spec.delivery_limit is not None:
+        arguments["x-delivery-limit"] = spec.delivery_limit
+    if spec.collect:
+        arguments["x-dead-letter-exchange"] = ""
+        arguments["x-dead-letter-routing-key"] = collected
+        if arguments.get("x-queue-type") == "quorum":
+            # A message leaves the queue once the other has it, not before.
+            arguments["x-dead-letter-strategy"] = "at-least-once"
+            arguments["x-overflow"] = "reject-publish"
+    queue.queue_arguments = arguments or queue.queue_arguments
 
 
 def _set(conf: Any, **values: Any) -> None:

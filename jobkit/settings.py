@@ -42,7 +42,8 @@ class Settings:
     one command, ``hint_seconds`` is the time after which a published message is
     taken for lost, ``mirror_interval`` is the time between two copies of the
     progress in the result backend (0: none), ``keep_*`` is how long finished
-    records stay. ``retry_policy``, ``queues`` and ``routes`` are as written.
+    records stay, ``dead_letter_notice`` is how long before its end a dead one is
+    announced. ``retry_policy``, ``queues`` and ``routes`` are as written.
     """
 
     store_url: str | None = None
@@ -61,6 +62,7 @@ class Settings:
     keep_partial: float = 7 * DAY
     keep_cancelled: float = 7 * DAY
     keep_dead: float = 30 * DAY
+    dead_letter_notice: float = DAY
     queues: Any = None
     routes: Any = None
     queue_order: QueueOrder = "weighted"
@@ -187,6 +189,7 @@ _KINDS = {
     "keep_partial": _PERIOD,
     "keep_cancelled": _PERIOD,
     "keep_dead": _PERIOD,
+    "dead_letter_notice": _PERIOD,
     "queues": _ANYTHING,
     "routes": _ANYTHING,
     "queue_order": _Kind(

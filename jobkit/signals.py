@@ -15,6 +15,9 @@ signal               with                sent in
 ``job_cancelled``    ``reason``          the same, or where it was cancelled
 ``job_recovered``    -                   the worker that takes it from a dead one
 ===================  ==================  ========================================
+
+``job_dead_letter_expiring`` (with ``expires_at``) is sent by a worker,
+``jobkit_dead_letter_notice`` before a dead job's record goes; seldom twice.
 """
 
 from celery.utils.dispatch import Signal
@@ -28,3 +31,6 @@ job_partial = Signal(name="job_partial", providing_args=["job_id", "progress"])
 job_dead = Signal(name="job_dead", providing_args=["job_id", "reason", "error"])
 job_cancelled = Signal(name="job_cancelled", providing_args=["job_id", "reason"])
 job_recovered = Signal(name="job_recovered", providing_args=["job_id"])
+job_dead_letter_expiring = Signal(
+    name="job_dead_letter_expiring", providing_args=["job_id", "expires_at"]
+)

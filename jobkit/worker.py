@@ -21,8 +21,9 @@ from celery.signals import worker_shutting_down
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
-from jobkit import clock, guard, signals
+from jobkit import clock, collector, guard, signals
 from jobkit.acks import Acknowledger
+from jobkit.dead_letters import bring_back, death_in
 from jobkit.errors import JobkitError, SettingsError
 from jobkit.job import ErrorInfo
 from jobkit.leaving import Leaving
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 PRUNE_EVERY = 60.0
 ACK_EVERY = 1.0
 TELL_EVERY = 5.0
+COLLECT_EVERY = 1.0
 LOST_EVERY = 1.0
 """Celery looks for lost children every 5 seconds, when it missed the end of one."""
 
@@ -86,6 +88,9 @@ class JobStep(bootsteps.StartStopStep):
             parent.timer.call_repeatedly(ACK_EVERY, acks.acknowledge),
             parent.timer.call_repeatedly(LOST_EVERY, parent.pool.maintain_pool),
         ]
+        if collector.is_wanted(self.kit):
+            work = collector.Collector(self.kit, rounds.collected)
+            self._go("jobkit-collector", COLLECT_EVERY, work.round, work.close)
         self._go("jobkit-prune", PRUNE_EVERY, rounds.prune, store.close)
         # Not joined: it sees to what the pool waits for after this step has ended.
         watch = partial(self._leaving.watch, self._stop)
@@ -106,7 +111,8 @@ class JobStep(bootsteps.StartStopStep):
         """What ``celery inspect stats`` tells of it, and ``celery jobs doctor``.
 
         ``done`` counts the jobs that this worker has rescued, published, told
-        Celery the end of, and pruned.
+        Celery the end of, and pruned, and the dead letters that it has copied,
+        collected and announced.
         """
         return {
             "jobkit": {
@@ -153,7 +159,13 @@ class JobRequest(_Request):  # type: ignore[misc]
         return kit
 
     def adopt(self) -> None:
-        """Record a job whose message was published without jobkit's knowing."""
+        """Record a job whose message was published without jobkit's knowing.
+
+        A dead letter that was moved back replays its job.
+        """
+        kit, death = self._kit, death_in(self.request_dict)
+        if death and bring_back(kit.store, self.id, death) is not None:
+            return
         args, kwargs, embed = self._payload
         told = {**self.request_dict, **(embed or {})}
         request = Context(told, args=args, kwargs=kwargs, called_directly=False)

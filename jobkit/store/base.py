@@ -41,6 +41,8 @@ Begun = Literal[
     "not_due",
     "another_task",
 ]
+Note = Literal["uncopied", "unannounced"]
+Collected = Literal["filed", "queued", "known"]
 InterruptKind = Literal["drain", "pause", "cancel", "requeue"]
 Amended = Literal["ok", "begun", "gone"]
 
@@ -156,6 +158,30 @@ class Due:
     message: str
     hints: int
     fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One death of a job, by its name: it may be replayed, and die another one."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """That the broker gave a message up, and why.
+
+    ``token`` is the same when this is told again. ``foreign`` is a message of a
+    task that is no job: once it is published again its record goes. ``tell`` has
+    Celery told of its end.
+    """
+
+    token: str
+    reason: str
+    error: ErrorInfo
+    foreign: bool = False
+    tell: bool = False
 
 
 class Store(Protocol):
@@ -349,6 +375,31 @@ class Store(Protocol):
     def told(self, job_id: str) -> None:
         """Note that Celery was told of a job's end."""
 
+    # -- dead letters ---------------------------------------------------------
+
+    def claim_notes(
+        self, note: Note, age: float, grace: float, limit: int = 100
+    ) -> Sequence[Death]:
+        """Take deaths, ``age`` old, of which something is still to be done.
+
+        ``uncopied``: a copy for the broker queue that the record names;
+        ``unannounced``: a word that the record is about to go. They come again
+        after ``grace`` unless somebody says ``noted``. Oldest first, up to
+        ``limit`` of each partition. A record of which there may be a copy stays
+        as long as dead ones do, however it ends.
+        """
+
+    def noted(self, note: Note, death: Death) -> None:
+        """Note that it was done; of any other death this takes no note."""
+
+    def collect(self, new: NewJob, dropped: Dropped) -> tuple[Collected, State]:
+        """File a message that the broker gave up as a DEAD job.
+
+        ``("queued", QUEUED)`` when it was the hint of a job that waits: then that
+        is due again, at once, and ever later if it goes on so. ``("known", state)``
+        when the same was told before, or a record needs no message.
+        """
+
     # -- from outside ---------------------------------------------------------
 
     def ask(
@@ -371,15 +422,21 @@ class Store(Protocol):
         """
 
     def replay(
-        self, job_id: str, mode: ReplayMode, actor: str = "", reason: str = ""
+        self,
+        job_id: str,
+        mode: ReplayMode,
+        actor: str = "",
+        reason: str = "",
+        death: str = "",
     ) -> tuple[str, State]:
         """DEAD to QUEUED and due at once, with fresh budgets.
 
         ``resume`` keeps the checkpoint, ``restart`` forgets it. A job that was
         replayed before and has not ended since answers ``("done", state)``
-        again: two clicks make one replay. ``("refused", state)`` otherwise.
-        Its unique key is its own again. Raises JobNotFound, and DuplicateJob if
-        another job has the key by now.
+        again: two clicks make one replay. ``("refused", state)`` otherwise, and
+        whenever ``death`` is given and is not the job's last. Its unique key is its
+        own again. Raises JobNotFound, and DuplicateJob if another job has the key
+        by now.
         """
 
     def replay_items(

@@ -26,6 +26,7 @@ from jobkit.store.base import (
     Snapshot,
     Start,
 )
+from jobkit.store.memory_dead_letters import DeadLetters
 from jobkit.store.memory_records import (
     HINT_CAP,
     REFUSALS,
@@ -35,7 +36,6 @@ from jobkit.store.memory_records import (
     said,
     stored,
 )
-from jobkit.store.memory_shelf import Shelf
 from jobkit.store.memory_unique import (
     amend,
     claim,
@@ -51,7 +51,7 @@ _DONE = frozenset({State.SUCCEEDED, State.PARTIAL})
 _AFTER_RETRY = frozenset({State.RETRYING, State.CANCELLED, State.PAUSED})
 
 
-class MemoryStore(Shelf):
+class MemoryStore(DeadLetters):
     """A store without a server; it lives and dies with the process.
 
     Safe for threads, unknown to other processes.
@@ -106,6 +106,9 @@ class MemoryStore(Shelf):
                 return
             if not ok:
                 record.write(at, due_at=at + milliseconds(hint))
+                return
+            if record.text("foreign"):
+                del self._jobs[job_id]
                 return
             record.count("hints")
             wait = milliseconds(hint) * 2 ** (record.number("hints") - 1)
@@ -309,7 +312,7 @@ class MemoryStore(Shelf):
             old = [
                 record.text("id")
                 for record in self._earliest("finished_at", at, len(self._jobs))
-                if at >= record.expires_at(kept[record.state.lower()])
+                if at >= record.expires_at(kept)
             ][:limit]
             for job_id in old:
                 del self._jobs[job_id]
@@ -359,11 +362,18 @@ class MemoryStore(Shelf):
             return ("done" if goes_on else "refused"), record.state
 
     def replay(
-        self, job_id: str, mode: ReplayMode, actor: str = "", reason: str = ""
+        self,
+        job_id: str,
+        mode: ReplayMode,
+        actor: str = "",
+        reason: str = "",
+        death: str = "",
     ) -> tuple[str, State]:
         """Give a dead job fresh budgets and another run."""
         with self._change() as at:
             record = self._known(job_id)
+            if death and (record.state is not State.DEAD or record.death != death):
+                return "refused", record.state
             if record.state is not State.DEAD:
                 before = record.number("replays") > 0 and not record.state.finished
                 return ("done" if before else "refused"), record.state

@@ -39,6 +39,8 @@ from jobkit.store.base import (
 HINT_CAP = 6 * 3_600_000
 
 _DONE = frozenset({State.SUCCEEDED, State.PARTIAL})
+NOTES = ("uncopied", "unannounced")
+"""What is still to be done about a death, since when."""
 
 REFUSALS: dict[State, Begun] = {
     State.SCHEDULED: "not_due",
@@ -180,7 +182,7 @@ class Record:
     def move(self, to: State, at: int) -> None:
         """Enter a state; lease and due time belong to the one before."""
         self.write(at, state=to, entered_at=at)
-        self.drop("lease_until", "due_at", "ceded")
+        self.drop("lease_until", "due_at", "ceded", *NOTES)
 
     def enter(self, new: NewJob, token: str, hint: int, at: int) -> None:
         """Become the record of a new job."""
@@ -338,11 +340,22 @@ class Record:
         self.move(to, at)
         self.drop("request")
         self.write(at, finished_at=at, reason=reason)
+        if to is State.DEAD:
+            copied = NOTES if self.text("dead_letter_queue") else NOTES[1:]
+            self.write(at, **dict.fromkeys(copied, at))
 
-    def expires_at(self, retention: float) -> int:
-        """When the record of an ended job goes."""
+    def expires_at(self, kept: Mapping[str, float]) -> int:
+        """When the record of an ended job goes; not before a copy that may come back."""
+        retention = kept[self.state.lower()]
+        if self.text("copied"):
+            retention = max(retention, kept["dead"])
         till = self.number("unique_till") if self.state in _DONE else 0
         return max(till, self.number("finished_at") + milliseconds(retention))
+
+    @property
+    def death(self) -> str:
+        """The name of its last death."""
+        return f"{self.number('fence')}.{self.text('finished_at')}"
 
     def replay(self, mode: ReplayMode, detail: str, at: int) -> None:
         """Take the ending back, with fresh budgets."""

@@ -31,13 +31,13 @@ from jobkit.store.base import (
     Snapshot,
     Start,
 )
-from jobkit.store.server import Server
+from jobkit.store.dead_letters import DeadLetters
 
 LIST_BUDGET = 2_000
 """Index entries that one page may look at in each partition."""
 
 
-class RedisStore(Server):
+class RedisStore(DeadLetters):
     """A store in Redis, Valkey, a Sentinel group or a Cluster."""
 
     # -- entering -----------------------------------------------------------
@@ -230,10 +230,15 @@ class RedisStore(Server):
         return self._act(scripts.RESUME, job_id, actor)
 
     def replay(
-        self, job_id: str, mode: ReplayMode, actor: str = "", reason: str = ""
+        self,
+        job_id: str,
+        mode: ReplayMode,
+        actor: str = "",
+        reason: str = "",
+        death: str = "",
     ) -> tuple[str, State]:
         """Run a dead job again; see ``Store.replay``."""
-        return self._act(scripts.REPLAY, job_id, mode, actor, reason)
+        return self._act(scripts.REPLAY, job_id, mode, actor, reason, death)
 
     def replay_items(
         self, child: NewJob, checkpoint: str, actor: str = "", reason: str = ""

@@ -83,8 +83,15 @@ TOLD = _verb("told", "id")
 UNTOLD = _verb("untold", "age limit")
 ASK = _verb("ask", "id request")
 RESUME = _verb("resume", "id actor")
-REPLAY = _verb("replay", "id mode actor reason")
+REPLAY = _verb("replay", "id mode actor reason death")
 DISCARD = _verb("discard", "id actor reason")
+CLAIM_NOTES = _verb("claim_notes", "kind age limit grace")
+NOTED = _verb("noted", "id kind death")
+COLLECT = _verb(
+    "collect",
+    "id dropped task message queue priority dead_letter_queue stages crash_limit "
+    "reason error foreign tell",
+)
 LIST = _verb("list", "index state task queue owner after_score after_id limit budget")
 
 VERBS = (
@@ -103,6 +110,7 @@ VERBS = (
     ),
     *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
     *(DISCARD, LIST, TOLD, UNTOLD, FAILURES, REPLAY_ITEMS),
+    *(CLAIM_NOTES, NOTED, COLLECT),
 )
 
 

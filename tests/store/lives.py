@@ -1,13 +1,14 @@
 """Jobs to fill a store with, and short ways to bring one where a test needs it."""
 
 from jobkit.job import ErrorInfo, Event, Job, Message, NewJob, Progress
-from jobkit.store.base import Failure, Snapshot, Store
+from jobkit.store.base import Dropped, Failure, Snapshot, Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
 
 HINT = 300.0
 LEASE = 30.0
 CRASHED = ErrorInfo("WorkerLost", "killed by signal 9", "", "infrastructure")
+DROPPED = Dropped("work:rejected:12:00", "rejected", CRASHED)
 
 
 def message(task: str = "shop.sync") -> Message:

@@ -12,6 +12,7 @@ from tests.store.clocks import Clock, ClockedRedisStore
 from tests.store.conftest import RedisFactory
 from tests.store.lives import (
     CRASHED,
+    DROPPED,
     HINT,
     LEASE,
     dead,
@@ -89,6 +90,14 @@ def be_unique(store: ClockedRedisStore, clock: Clock) -> None:
     clock.advance(86_400)
 
 
+def be_given_up(store: ClockedRedisStore) -> None:
+    """By the broker."""
+    store.collect(new_job("collected"), DROPPED)
+    store.collect(new_job("handed back"), replace(DROPPED, foreign=True))
+    store.replay("handed back", "resume")
+    store.published("handed back", HINT)
+
+
 def live(store: ClockedRedisStore, clock: Clock) -> None:
     """Lead jobs through lives of all kinds; all of them end."""
     be_unique(store, clock)
@@ -122,6 +131,8 @@ def live(store: ClockedRedisStore, clock: Clock) -> None:
     enqueued(store, "crashed", crash_limit=1)
     store.crash("crashed", "w9", CRASHED)
 
+    be_given_up(store)
+
     run = running(store, "paused")
     store.retry("paused", run.fence, failure(), 5)
     store.ask("paused", "pause", "", "")
@@ -135,7 +146,7 @@ def test_every_key_belongs_to_a_living_job_or_has_an_end(
 ) -> None:
     live(store, clock)
     assert leaks(store) == []
-    assert sum(store.counts().values()) == 12
+    assert sum(store.counts().values()) == 13
     kinds = {kind for _, kind, _ in keys(store)}
     assert {"leases", "due"}.isdisjoint(kinds)
 
@@ -145,5 +156,5 @@ def test_nothing_is_left_when_all_are_pruned(
 ) -> None:
     live(store, clock)
     clock.advance(store.retention.dead)
-    assert store.prune() == 12
+    assert store.prune() == 13
     assert list(keys(store)) == []

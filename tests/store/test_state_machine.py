@@ -3,7 +3,7 @@
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from typing_extensions import override
 from jobkit.errors import DuplicateJob, JobNotFound
 from jobkit.job import FailedItem, Job, Unique
 from jobkit.states import MOVES, State
-from jobkit.store.base import REPLACED, Store
+from jobkit.store.base import REPLACED, Death, Dropped, Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.memory_unique import holds
 from tests.servers import ValkeyServer
@@ -355,6 +355,35 @@ class TwoStores(RuleBasedStateMachine):
     def replay(self, job_id: str, mode: str, reason: str) -> None:
         self.both("replay", job_id, mode, "", reason)
 
+    @rule(job_id=jobs, stale=st.booleans())
+    def a_dead_letter_comes_back(self, job_id: str, *, stale: bool) -> None:
+        record = self.memory._jobs.get(job_id)
+        death = "0.1" if stale or record is None else record.death
+        outcome = self.both("replay", job_id, "resume", "", "", death)
+        # Sent again it changes nothing either, but means a death that is over.
+        self.last = None
+        assert not stale or record is None or outcome[0] == "refused"
+
+    @rule(
+        job_id=jobs,
+        token=st.sampled_from(["d1", "d2"]),
+        queue=st.sampled_from(QUEUES),
+        foreign=st.booleans(),
+        tell=st.booleans(),
+    )
+    def collect(
+        self, job_id: str, token: str, queue: str, *, foreign: bool, tell: bool
+    ) -> None:
+        dropped = Dropped(token, "rejected", CRASHED, foreign, tell)
+        self.both("collect", new_job(job_id, "x", queue), dropped)
+
+    @rule(note=st.sampled_from(["uncopied", "unannounced"]), done=st.booleans())
+    def notes_are_claimed(self, note: str, *, done: bool) -> None:
+        for death in self.both("claim_notes", note, 0, GRACE):
+            self.both("noted", note, Death(death.id, "0.1"))
+            if done:
+                self.both("noted", note, death)
+
     @rule(job_id=jobs, reason=words)
     def discard(self, job_id: str, reason: str) -> None:
         self.both("discard", job_id, "ada", reason)
@@ -415,7 +444,10 @@ def said(fields: dict[str, str]) -> dict[str, str]:
 
     The error is compared as a value: its parts may be in any order.
     """
-    untold = ("entered_at", "untold_since", "unique_held", "error")
+    untold = (
+        *("entered_at", "untold_since", "unique_held", "uncopied", "unannounced"),
+        "error",
+    )
     return {
         name: value
         for name, value in fields.items()
@@ -426,13 +458,15 @@ def said(fields: dict[str, str]) -> dict[str, str]:
 def check_move(verb: str, before: Job | None, after: Job | None) -> None:
     """Demand that what a verb did to a job is in the table."""
     if before is None:
-        assert after is None or verb == "enqueue"
+        assert after is None or verb in {"enqueue", "collect"}
     elif after is None:
-        assert verb == "prune"
-        assert before.state.finished
+        assert verb in {"prune", "published"}
+        assert before.state.finished or verb == "published"
     elif verb == "enqueue" and before.reason == REPLACED != after.reason:
         assert before.state is State.SUCCEEDED
         assert after.fence == before.fence
+    elif verb == "collect" and after.created_at != before.created_at:
+        assert (after.state, after.fence) == (State.DEAD, before.fence)
     else:
         assert after.state is before.state or after.state in MOVES[before.state]
         if before.state.finished and after.state is not before.state:
@@ -446,6 +480,8 @@ FIELDS_OF_INDEXES = {
     "due": "due_at",
     "leases": "lease_until",
     "untold": "untold_since",
+    "uncopied": "uncopied",
+    "unannounced": "unannounced",
 }
 
 
@@ -463,7 +499,7 @@ def expected_indexes(store: MemoryStore) -> Indexes:
             if record.text(field):
                 found[name][job_id] = record.number(field)
         if record.state.finished:
-            kept = getattr(store.retention, record.state.lower())
+            kept = asdict(store.retention)
             found["expire"][job_id] = record.expires_at(kept)
     return found
 

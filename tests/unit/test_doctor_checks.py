@@ -20,6 +20,7 @@ from jobkit.checks import (
     acks,
     backend,
     confirms,
+    delivery_limits,
     eviction,
     lease,
     lost_children,
@@ -102,7 +103,7 @@ def test_a_sound_setup_is_sound_in_every_way(sound: Setup) -> None:
 
     assert {finding.level for finding in findings} == {"ok"}
     assert not any(finding.fix for finding in findings)
-    assert len(findings) == len(CHECKS) - len({confirms, systemd})
+    assert len(findings) == len(CHECKS) - len({confirms, delivery_limits, systemd})
 
 
 def test_what_is_not_ok_says_what_to_set(sound: Setup, make_app: MakeApp) -> None:
@@ -345,6 +346,29 @@ def test_rabbitmq_should_confirm(sound: Setup) -> None:
     confirming = replace(rabbit, transport_options={"confirm_publish": True})
     assert one(confirms, confirming).level == "ok"
     assert not [*confirms(sound)]
+
+
+@pytest.mark.parametrize(
+    ("options", "level"),
+    [
+        ({}, "ok"),
+        ({"type": "classic"}, "ok"),
+        ({"type": "quorum"}, "info"),
+        ({"type": "quorum", "delivery_limit": 5}, "warning"),
+        ({"type": "quorum", "delivery_limit": 5, "collect": True}, "ok"),
+    ],
+)
+def test_what_rabbitmq_gives_up_should_go_somewhere(
+    sound: Setup, make_app: MakeApp, options: dict[str, Any], level: str
+) -> None:
+    app = make_app(**GOOD, jobkit_queues={"work": options}, jobkit_routes={})
+    JobKit(app)
+    app.finalize()
+    finding = one(delivery_limits, replace(sound, conf=app.conf, broker="amqp"))
+
+    assert finding.level == level
+    assert ("work" in finding.found) is (level != "ok")
+    assert not [*delivery_limits(replace(sound, conf=app.conf))]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,10 +26,11 @@ from jobkit import (
     StoreUnavailable,
     Transient,
 )
+from jobkit.dead_letters import copy_of
 from jobkit.dispatcher import Dispatcher
 from jobkit.job import ErrorInfo, Message
 from jobkit.progress import Plan
-from jobkit.publishing import to_context
+from jobkit.publishing import COPIED, to_context
 from jobkit.store.base import (
     Failure,
     InterruptKind,
@@ -778,3 +780,66 @@ def test_a_lease_that_is_over_at_the_end_of_the_body_sends_no_callback(
 
 def test_a_lost_lease_is_no_error_of_celery() -> None:
     assert not issubclass(LeaseLost, Exception)
+
+
+# -- dead letters that come back
+
+
+def dead_letter(app: Celery, body: Callable[..., Any]) -> Message:
+    """The copy of a job that has died, as it comes from a broker's queue."""
+    job = run(app, make_task(app, body).delay().id)
+    assert (job.state, job.reason) == (State.DEAD, "permanent")
+    assert job.message
+    return replace(copy_of(job, job.message, 60.0), routing_key=job.queue)
+
+
+def fails_once() -> Callable[..., Any]:
+    """A body that dies in its first run."""
+    runs: list[int] = []
+
+    def body(task: Any) -> None:
+        runs.append(task.job.fence)
+        if len(runs) == 1:
+            raise Permanent("no")
+
+    return body
+
+
+def test_a_dead_letter_that_comes_back_to_a_worker_that_leaves_is_due(
+    app: Celery, store: Far
+) -> None:
+    copy = dead_letter(app, fails_once())
+    kit_of(app).drain.set()
+
+    deliver(app, copy)
+    deliver(app, copy)
+
+    job = record(app, copy.headers["id"])
+    assert (job.state, job.starts, job.replays) == (State.QUEUED, 1, 1)
+    assert store.next_due() == pytest.approx(0, abs=1)
+    kit_of(app).drain.begin(forks=True)
+    assert again(app) == 1
+    assert record(app, job.id).state is State.SUCCEEDED
+
+
+def test_a_dead_letter_waits_for_the_store_as_any_message_does(
+    app: Celery, store: Far
+) -> None:
+    copy = dead_letter(app, fails_once())
+    store.away = 1
+
+    deliver(app, copy)
+
+    job = record(app, copy.headers["id"])
+    assert (job.state, job.starts, job.replays) == (State.SUCCEEDED, 2, 1)
+
+
+def test_a_dead_letter_that_is_sent_by_celery_leaves_its_headers(app: Celery) -> None:
+    copy = dead_letter(app, fails_once())
+    own = {k: v for k, v in copy.headers.items() if k.startswith(COPIED)}
+    app.send_task("sync", headers=own, task_id="another")
+
+    message = record(app, "another").message
+    assert message
+    assert own
+    assert not [name for name in message.headers if name.startswith(COPIED)]

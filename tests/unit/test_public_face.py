@@ -316,6 +316,7 @@ SIGNALS = {
     "job_dead": ["reason", "error"],
     "job_cancelled": ["reason"],
     "job_recovered": [],
+    "job_dead_letter_expiring": ["expires_at"],
 }
 
 
@@ -339,6 +340,7 @@ EVENTS = {
     *("scheduled", "queued", "started", "progressed", "retrying", "interrupted"),
     *("recovered", "replaced", "amended", "asked", "paused", "resumed"),
     *("succeeded", "partial", "resolved", "dead", "cancelled", "replayed", "discarded"),
+    "dropped",
 }
 
 

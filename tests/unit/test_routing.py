@@ -341,3 +341,48 @@ def test_a_workers_consumer_gets_what_lands_in_all_of_these_queues() -> None:
                 connection.drain_events(timeout=10)
 
     assert sorted(tasks) == ["shop.other", "shop.sync"]
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ({}, None),
+        ({"type": "classic"}, {"x-queue-type": "classic"}),
+        (
+            {"type": "quorum", "delivery_limit": 3},
+            {"x-queue-type": "quorum", "x-delivery-limit": 3},
+        ),
+        (
+            {"collect": True},
+            {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "pile"},
+        ),
+        (
+            {"type": "quorum", "collect": True},
+            {
+                "x-queue-type": "quorum",
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": "pile",
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+            },
+        ),
+    ],
+)
+def test_a_queue_is_declared_as_the_map_has_it(
+    options: dict[str, Any], arguments: dict[str, Any] | None
+) -> None:
+    app = make_app()
+    install(app, RoutingMap.read({"work": options, "rest": {}}, {}), "pile")
+
+    assert app.amqp.queues["work"].queue_arguments == arguments
+    assert app.amqp.queues["rest"].queue_arguments is None
+
+
+def test_the_apps_own_type_counts_for_what_is_collected() -> None:
+    queue = Queue("work", queue_arguments={"x-queue-type": "quorum", "x-own": 1})
+    app = installed(queues={"work": {"collect": True}}, task_queues=[queue])
+
+    arguments = app.amqp.queues["work"].queue_arguments
+    assert arguments["x-own"] == 1
+    assert arguments["x-dead-letter-strategy"] == "at-least-once"
+    assert arguments["x-dead-letter-routing-key"] == "jobkit.dead_letters"

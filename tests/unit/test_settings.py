@@ -31,6 +31,7 @@ DEFAULTS = {
     "keep_partial": 604_800.0,
     "keep_cancelled": 604_800.0,
     "keep_dead": 2_592_000.0,
+    "dead_letter_notice": 86_400.0,
     "queues": None,
     "routes": None,
     "queue_order": "weighted",

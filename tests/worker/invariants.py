@@ -13,7 +13,7 @@ from tests.worker.fleet import Fleet
 INDEXES = ("state", "task", "queue", "owner")
 """Kinds of keys that hold sets of jobs, by a value."""
 
-SINGLE_INDEXES = ("all", "due", "leases", "expire", "untold")
+SINGLE_INDEXES = ("all", "due", "leases", "expire", "untold", "uncopied", "unannounced")
 
 
 def check(fleet: Fleet) -> None:

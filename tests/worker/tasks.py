@@ -50,6 +50,8 @@ def register(app: Celery, stages: Iterable[str]) -> None:
     task("blame")(blame)
     task("doom")(doom)
     task("wait_long")(wait_long)
+    late = {"acks_late": True, "reject_on_worker_lost": True, "base": None}
+    task("plain_doom", **late)(plain_doom)
     task("again", max_retries=3)(again)
     task("again_with_more")(again_with_more)
     wait = {"countdown": 0.1, "max_retries": 2}
@@ -58,6 +60,10 @@ def register(app: Celery, stages: Iterable[str]) -> None:
     once_more = {"unknown": 1, "base": 0}
     task("soft", soft_time_limit=0.5, retry_policy=once_more)(wait_long)
     task("hard", time_limit=1)(wait_long)
+    _register_unique(task)
+
+
+def _register_unique(task: Callable[..., Callable[[Callable[..., Any]], Any]]) -> None:
     task("sole", unique_on=["shop"])(sole)
     task("next_up", unique_on=["shop"], unique_until="start")(sole)
     task("newest", base=Told, unique_on=["shop"], on_duplicate="replace_queued")(sole)
@@ -282,6 +288,12 @@ def blame(self: ProgressTask, failed: str) -> None:
 def doom(self: ProgressTask) -> None:
     """Poison: it takes its process along, every time."""
     note(self, "doom")
+    os._exit(1)
+
+
+def plain_doom(self: Any) -> None:
+    """Poison that is no job: Celery alone brings it back."""
+    Journal(Path(self.app.conf["journal"])).write(self.request.id, 0, "doom")
     os._exit(1)
 
 

@@ -15,6 +15,6 @@ if not run then
 end
 local at = now()
 count_error(id, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
-finish(id, 'RUNNING', 'DEAD', at, 'reason', ARGV[7])
+die(id, 'RUNNING', at, 'reason', ARGV[7])
 event(id, 'dead', at, 'DEAD', ARGV[7], read(id, 'progress') or '')
 return 'ok'

@@ -91,6 +91,17 @@ local function leave_untold(id, at)
   redis.call('ZADD', index('untold'), int(at), id)
 end
 
+-- A death by its name: the job may be replayed, and die another one.
+local function death(id)
+  local fence, died_at = read(id, 'fence', 'finished_at')
+  return fence .. '.' .. (died_at or '')
+end
+
+local function forget_death(id)
+  redis.call('ZREM', index('uncopied'), id)
+  redis.call('ZREM', index('unannounced'), id)
+end
+
 -- Files failed items: a hash of rows, and a sorted set that keeps their order. A
 -- row is its state, its first and its last time, and the item, a line each.
 local function file_failures(id, at, rows)
@@ -187,7 +198,9 @@ local function forget(id)
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
   redis.call('ZREM', index('leases'), id)
+  redis.call('ZREM', index('due'), id)
   redis.call('ZREM', index('all'), id)
+  forget_death(id)
   if state then
     redis.call('ZREM', index('state:' .. state), id)
     redis.call('ZREM', index('task:' .. task), id)
@@ -204,8 +217,13 @@ end
 -- Ends a job: its record stays for the state's retention. The expiry of the
 -- keys themselves is the last chance, for stores that no worker prunes.
 local function finish(id, from, to, at, ...)
-  local open, unique, till = read(id, 'open_failures', 'unique_key', 'unique_till')
-  local expires = at + RETENTION[to]
+  local open, unique, till, copied = read(id, 'open_failures', 'unique_key', 'unique_till', 'copied')
+  local kept = RETENTION[to]
+  if copied then
+    -- As long as a copy of its death may come back, it is known to be stale.
+    kept = math.max(kept, RETENTION.DEAD)
+  end
+  local expires = at + kept
   if unique and till and DONE[to] then
     expires = math.max(expires, tonumber(till))
   elseif unique then
@@ -228,6 +246,16 @@ local function yield_to(holder, id, from, at)
   event(id, 'cancelled', at, 'CANCELLED', DUPLICATE .. holder)
 end
 
+-- Ends a job as a dead letter. What is still to be done about it is noted: a copy
+-- for the queue that is named, and a word before the record goes.
+local function die(id, from, at, ...)
+  finish(id, from, 'DEAD', at, ...)
+  if (read(id, 'dead_letter_queue') or '') ~= '' then
+    redis.call('ZADD', index('uncopied'), int(at), id)
+  end
+  redis.call('ZADD', index('unannounced'), int(at), id)
+end
+
 -- Puts a new record into the indexes.
 local function enter(id, state, at, task, queue_name, owner)
   redis.call('ZADD', index('all'), int(at), id)
@@ -244,6 +272,7 @@ end
 local function unfinish(id)
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
+  forget_death(id)
   redis.call('PERSIST', key('job', id))
   for _, name in ipairs(companions(id)) do
     redis.call('PERSIST', name)
@@ -329,7 +358,7 @@ local function lost_owner(id, at, from, error)
   redis.call('HINCRBY', key('job', id), 'recoveries', 1)
   write(id, 'crashes_without_progress', int(crashes))
   if crashes >= tonumber(limit or '3') then
-    finish(id, from, 'DEAD', at, 'reason', 'poison', 'error', with_place(id, error))
+    die(id, from, at, 'reason', 'poison', 'error', with_place(id, error))
     leave_untold(id, at)
     event(id, 'dead', at, 'DEAD', 'poison', read(id, 'progress') or '')
     return 'DEAD'

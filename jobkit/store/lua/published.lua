@@ -7,7 +7,8 @@
 -- ARGV[5] fence
 -- Returns 'ok', or 'ignored' for a job that is not queued and for a late word.
 local id = ARGV[1]
-local state, hints, fence, due = read(id, 'state', 'hints', 'fence', 'due_at')
+local state, hints, fence, due, foreign =
+  read(id, 'state', 'hints', 'fence', 'due_at', 'foreign')
 local at = now()
 
 -- Of a job that was claimed: it has run since, somebody else told of it, or it
@@ -24,7 +25,10 @@ end
 if state ~= 'QUEUED' or comes_late() then
   return 'ignored'
 end
-if ARGV[3] == '1' then
+if ARGV[3] == '1' and foreign then
+  -- The broker has it again, and nobody would tell how it goes on.
+  forget(id)
+elseif ARGV[3] == '1' then
   hints = tonumber(hints or '0') + 1
   write(id, 'hints', int(hints), 'published_at', int(at), 'updated_at', int(at))
   due_at(id, at + math.min(tonumber(ARGV[2]) * 2 ^ (hints - 1), HINT_CAP))

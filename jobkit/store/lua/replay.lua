@@ -4,6 +4,7 @@
 -- ARGV[2] mode
 -- ARGV[3] actor
 -- ARGV[4] reason
+-- ARGV[5] death
 -- Returns {'done' | 'refused' | 'newer_schema', state}, {'held', by which job}, or {'unknown'}.
 local id, mode = ARGV[1], ARGV[2]
 local state, replays, schema, unique, span =
@@ -13,6 +14,10 @@ if not state then
 end
 if tonumber(schema) > SCHEMA then
   return { 'newer_schema', schema }
+end
+-- Whoever names a death means no other, and nothing that came after it.
+if ARGV[5] ~= '' and (state ~= 'DEAD' or death(id) ~= ARGV[5]) then
+  return { 'refused', state }
 end
 if state ~= 'DEAD' then
   local before = tonumber(replays or '0') > 0 and not FINISHED[state]

@@ -1,5 +1,6 @@
 """Turn Celery tasks into jobs that one can trust."""
 
+from jobkit.bulk import Bulk
 from jobkit.checkpoint import SavedStage
 from jobkit.client import Client
 from jobkit.errors import (
@@ -28,6 +29,7 @@ from jobkit.errors import (
 )
 from jobkit.job import Event, ItemFailure, Job, Page, Progress
 from jobkit.kit import JobKit
+from jobkit.portable import Restored
 from jobkit.progress import Stage
 from jobkit.results import JobResult
 from jobkit.retry import RetryPolicy
@@ -38,6 +40,7 @@ from jobkit.task import JobTask, ProgressTask
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bulk",
     "Cancelled",
     "Client",
     "CodecError",
@@ -62,6 +65,7 @@ __all__ = [
     "Progress",
     "ProgressTask",
     "RateLimited",
+    "Restored",
     "RetryPolicy",
     "SavedStage",
     "SchemaError",

@@ -44,7 +44,7 @@ def reconcile(celery: Any, *, as_json: bool) -> None:
     if logging.lastResort is not None:
         logging.lastResort.setLevel(logging.ERROR)
     try:
-        done = RoundByHand(_kit(celery))
+        done = RoundByHand(kit_for(celery))
         done.go()
     except (JobkitError, OperationalError) as error:
         raise click.ClickException(str(error)) from error
@@ -67,7 +67,7 @@ def doctor(celery: Any, *, verbose: bool, as_json: bool) -> None:
     error, with 0 when there are only warnings.
     """
     try:
-        findings = examine(_kit(celery), verbose=verbose)
+        findings = examine(kit_for(celery), verbose=verbose)
     except JobkitError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -80,7 +80,7 @@ def doctor(celery: Any, *, verbose: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _kit(celery: Any) -> JobKit:
+def kit_for(celery: Any) -> JobKit:
     """The JobKit of the app that Celery's command was given, with all its tasks."""
     celery.app.loader.import_default_modules()
     celery.app.finalize()

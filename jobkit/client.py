@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Unpack, get_args
 
+from jobkit.bulk import Bulk, Order, dead_letters, find
 from jobkit.checkpoint import Checkpoint
 from jobkit.errors import JobNotFound, NotAllowed, SettingsError
+from jobkit.filters import Filters, Wanted
 from jobkit.job import Event, ItemFailure, Job, Message, NewJob, Page, ReplayMode
+from jobkit.portable import Restored, csv_lines, export, restore
 from jobkit.states import State
 from jobkit.store.base import Store
 from jobkit.store.redis import RedisStore
 
 IDLE = 30.0
 """Seconds without news after which a watcher looks whether the job is over."""
+
+SHOWN = 50
+"""Ids that a bulk names."""
+
+ROWS = 500
+"""Failed items that are read at a time."""
 
 Listener = Callable[[str, str], None]
 
@@ -24,7 +35,9 @@ class Client:
     ``store`` is a store or the URL of one, under ``prefix``.
     ``cancelled`` is called with the id and reason of each job that was cancelled
     at once, without an owner who could tell Celery. ``anew`` writes a job's
-    message for another id.
+    message for another id. ``knows`` tells whether there is a task of a name, and
+    ``send`` enqueues one with an argument and returns the job's id: what only a
+    Celery app can do, so that ``kit.jobs`` has them and a client by URL has not.
     """
 
     def __init__(
@@ -33,6 +46,8 @@ class Client:
         cancelled: Listener | None = None,
         anew: Callable[[Message, str], Message] | None = None,
         *,
+        knows: Callable[[str], bool] | None = None,
+        send: Callable[[str, str], str] | None = None,
         prefix: str = "jobkit",
         partitions: int = 1,
     ) -> None:
@@ -41,6 +56,8 @@ class Client:
         self.store: Store = store
         self._cancelled = cancelled
         self._anew = anew
+        self._knows = knows
+        self._send = send
 
     def get(self, job_id: str) -> Job:
         """The record now.
@@ -54,33 +71,23 @@ class Client:
         return job
 
     def list(
-        self,
-        *,
-        state: State | str | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        owner: str | None = None,
-        after: str | None = None,
-        limit: int = 50,
+        self, *, after: str | None = None, limit: int = 50, **filters: Unpack[Filters]
     ) -> Page[Job]:
         """Jobs that match all that is given, newest first.
 
-        A page's ``next`` goes into ``after`` for the next page; it is None at
-        the end. A page may be short, even empty, although more follow.
+        Filters are ``state``, ``task``, ``queue``, ``owner``, ``dead_letter_queue``,
+        ``error`` (the class of the last one), ``since`` and ``until`` (when a job
+        entered the state that is given, else when it was created). A page's
+        ``next`` goes into ``after`` for the next page; it is None at the end. A
+        page may be short, even empty, although more follow.
 
         Raises:
-            SettingsError: There is no such state, or ``limit`` is below 1.
+            SettingsError: There is no such state, a moment has no time zone, or
+                ``limit`` is below 1.
         """
         if limit < 1:
             raise SettingsError(f"A page has room for one job at least: limit={limit}.")
-        return self.store.list(
-            state=_state(state) if state else None,
-            task=task,
-            queue=queue,
-            owner=owner,
-            after=after,
-            limit=limit,
-        )
+        return self.store.list(after=after, limit=limit, **filters)
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
@@ -103,6 +110,24 @@ class Client:
         if limit < 1:
             raise SettingsError(f"A page has room for one row at least: limit={limit}.")
         return self.store.failures(job_id, after, limit)
+
+    def failures_csv(self, job_id: str) -> Iterator[str]:
+        """The failed items of a job as lines of CSV with a header, for people.
+
+        A cell that a spreadsheet would take for a formula gets a quote in front.
+
+        Raises:
+            JobNotFound: As ``get``.
+        """
+        self.get(job_id)
+        return csv_lines(self._rows(job_id))
+
+    def _rows(self, job_id: str) -> Iterator[ItemFailure]:
+        page = self.store.failures(job_id, None, ROWS)
+        yield from page.items
+        while page.next is not None:
+            page = self.store.failures(job_id, page.next, ROWS)
+            yield from page.items
 
     def watch(self, job_id: str) -> Iterator[Event]:
         """What happens to the job from now on, up to its end.
@@ -172,13 +197,15 @@ class Client:
         the first job is SUCCEEDED. Asked twice, it is replayed once.
 
         Raises:
-            NotAllowed: It is not dead, or not PARTIAL; as DuplicateJob: another job
-                has its unique key by now. JobNotFound as above.
+            NotAllowed: It is not dead, or not PARTIAL; the app has no such task
+                any more; or (as DuplicateJob) another job has its unique key by now.
+                JobNotFound as above.
         """
         if mode not in get_args(ReplayMode):
             raise SettingsError(
                 f"A replay is one of {', '.join(get_args(ReplayMode))}, not {mode!r}."
             )
+        self._check_task(job_id)
         if mode == "failed_items":
             return self._replay_items(job_id, actor, reason)
         answer, state = self.store.replay(job_id, mode, actor, reason)
@@ -188,6 +215,110 @@ class Client:
                 state,
             )
         return job_id
+
+    def _check_task(self, job_id: str) -> None:
+        """Refuse what no worker of this app could run."""
+        if self._knows is None:
+            return
+        job = self.get(job_id)
+        if job.state in (State.DEAD, State.PARTIAL) and not self._knows(job.task):
+            raise NotAllowed(
+                f"Job {job_id!r} is one of the task {job.task!r}, which this app does "
+                "not have: deploy it, or import its module, and replay the job then.",
+                job.state,
+            )
+
+    def replay_all(
+        self,
+        mode: ReplayMode = "resume",
+        *,
+        rate: float | None = None,
+        expect: int | None = None,
+        everything: bool = False,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+        **filters: Unpack[Filters],
+    ) -> Bulk:
+        """Replay all dead letters that match, by a job of its own.
+
+        The filters are those of ``list``; ``since`` and ``until`` say when a job
+        died. The job shows its progress and stops when it is cancelled; those
+        that die again, or later, are not replayed by it.
+
+        Args:
+            mode: ``resume`` or ``restart``, as for ``replay``.
+            rate: Jobs a second, with a burst of 5; None is as fast as it goes.
+            expect: The number that was seen: another one is refused.
+            everything: Needed when there is no filter.
+            dry_run: Only tell what would be replayed.
+            reason: Why, for the history of each job.
+            actor: Who, likewise.
+            **filters: Which.
+
+        Raises:
+            NotAllowed: Another number of jobs matches than is expected; there is
+                no filter; or this client has no Celery app.
+            SettingsError: An argument is wrong.
+        """
+        if mode not in ("resume", "restart"):
+            raise SettingsError(
+                f"Dead letters are replayed by resume or restart, not {mode!r}."
+            )
+        wanted = dead_letters(Wanted.of(**filters), everything=everything)
+        order = Order(mode, wanted, rate, reason, actor)
+        return self._in_bulk(order, expect, dry_run=dry_run)
+
+    def discard_all(
+        self,
+        *,
+        rate: float | None = None,
+        expect: int | None = None,
+        everything: bool = False,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+        **filters: Unpack[Filters],
+    ) -> Bulk:
+        """Give all dead letters up that match; see ``replay_all``."""
+        wanted = dead_letters(Wanted.of(**filters), everything=everything)
+        order = Order("discard", wanted, rate, reason, actor)
+        return self._in_bulk(order, expect, dry_run=dry_run)
+
+    def _in_bulk(self, order: Order, expect: int | None, *, dry_run: bool) -> Bulk:
+        found = find(self.store, order.wanted)
+        ids = tuple(islice(found, SHOWN))
+        count = len(ids) + sum(1 for _ in found)
+        if expect is not None and count != expect:
+            raise NotAllowed(
+                f"{count} dead letters match, and not {expect} as expected: look at "
+                "them again, and expect the new number."
+            )
+        if dry_run or not count:
+            return Bulk(count, ids)
+        if self._send is None:
+            raise NotAllowed(
+                "A bulk is a job, which the client of an app enqueues, kit.jobs: this "
+                "one can make a dry run."
+            )
+        text = replace(order, count=count).encode()
+        return Bulk(count, ids, self._send(order.task, text))
+
+    def export(self, **filters: Unpack[Filters]) -> Iterator[str]:
+        """Dead letters that match, all that is known of each as a line of JSON.
+
+        They stay where they are. The filters are those of ``list``; without any
+        it is all dead letters. ``restore`` reads the lines, here or elsewhere.
+        """
+        wanted = dead_letters(Wanted.of(**filters), everything=True)
+        return export(self.store, wanted)
+
+    def restore(self, lines: Iterable[str | bytes]) -> Restored:
+        """Put dead letters back that were exported; those that are there stay.
+
+        A line that cannot be read is told with its number; the others go on.
+        """
+        return restore(self.store, lines)
 
     def _replay_items(self, job_id: str, actor: str, reason: str) -> str:
         if self._anew is None:
@@ -225,11 +356,3 @@ class Client:
                 f"Job {job_id!r} is {state} and not dead: only dead jobs are discarded.",
                 state,
             )
-
-
-def _state(name: str) -> State:
-    if name not in set(State):
-        raise SettingsError(
-            f"There is no state {name!r}: use one of {[*map(str, State)]}."
-        )
-    return State(name)

@@ -23,6 +23,11 @@ def from_milliseconds(value: int) -> datetime:
     return datetime.fromtimestamp(value / 1000, UTC)
 
 
+def milliseconds(moment: datetime) -> int:
+    """Turn a moment into the store's milliseconds since the epoch."""
+    return round(moment.timestamp() * 1000)
+
+
 def parse(text: str) -> datetime:
     """Read a moment in ISO 8601."""
     return datetime.fromisoformat(text)

@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery
 from celery.backends.base import DisabledBackend
 
+from jobkit.bulk import STAGES
 from jobkit.checks import CHECKS, Finding, Setup, Worker, listed, mapping, setting
 from jobkit.errors import JobkitError, SettingsError, StoreError
 from jobkit.kit import JobKit
@@ -65,7 +66,11 @@ def _settings(kit: JobKit, tell: Tell) -> Settings | None:
 
 
 def _tasks(app: Celery, tell: Tell) -> list[JobTask]:
-    tasks = [task for task in app.tasks.values() if isinstance(task, JobTask)]
+    tasks = [
+        task
+        for task in app.tasks.values()
+        if isinstance(task, JobTask) and task.name not in STAGES
+    ]
     if tasks:
         tell(Finding("tasks", "ok", f"Jobs: {listed(task.name for task in tasks)}."))
     else:

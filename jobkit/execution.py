@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from celery import current_task, states
@@ -237,7 +237,8 @@ class Execution:
 
     def resent(self, error: Any) -> None:
         """Let the job wait for the retry that ``self.retry`` asked for."""
-        budgets = Budgets.decode(self.run.job.budgets).encode()
+        used = Budgets.decode(self.run.job.budgets)
+        budgets = replace(used, own=used.own + bool(self.resend)).encode()
         info = _info(error, "retry") if isinstance(error, BaseException) else None
         failure = Failure(
             info or ErrorInfo("Retry", str(error), verdict="retry"), budgets

@@ -24,6 +24,7 @@ from jobkit.job import Job, Message
 from jobkit.lease import Lease
 from jobkit.publishing import ETA, GENERATION, body_of, from_request, without_death
 from jobkit.recording import adopt
+from jobkit.retry import Budgets
 from jobkit.run import Run
 from jobkit.store.base import Start, Store
 from jobkit.store.memory import MemoryStore
@@ -111,6 +112,10 @@ class Gate:
             request.eta = headers.get(ETA, request.eta)
             kept = without_death(headers)
             request.headers = {k: v for k, v in kept.items() if k != ETA}
+        job = current.run.job
+        if job.replays:
+            # Celery counts in the message, which is the one of before the replay.
+            request.retries = Budgets.decode(job.budgets).own
         request.jobkit_execution = current
 
     def _choose_store(self) -> Store:

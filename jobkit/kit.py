@@ -10,6 +10,7 @@ from celery import Celery, current_app
 from celery.signals import before_task_publish
 
 from jobkit import results, routing
+from jobkit.bulk import STAGES, carry_out
 from jobkit.client import Client
 from jobkit.drain import DrainFlag
 from jobkit.entry import ENTERING, may_repeat
@@ -23,10 +24,19 @@ from jobkit.settings import Settings, store_url
 from jobkit.store.base import Retention, Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
-from jobkit.task import JobTask
+from jobkit.task import JobTask, ProgressTask
 from jobkit.worker import JobStep
 
 logger = logging.getLogger(__name__)
+
+BULK_OPTIONS: dict[str, Any] = {
+    "base": ProgressTask,
+    "bind": True,
+    "shared": False,
+    "checkpoint_interval": 0.5,  # a cancel is heard of within a second
+    "retry_policy": {"transient": 25, "verdicts": {StoreUnavailable: "transient"}},
+}
+"""The options of the tasks that replay and discard in bulk."""
 
 
 class JobKit:
@@ -47,6 +57,8 @@ class JobKit:
             before_task_publish.disconnect(earlier._sent_by_name)  # noqa: SLF001 - our own
         cast("Any", app).jobkit = self
         app.steps["worker"].add(JobStep)
+        for name, stage in STAGES.items():
+            cast("Any", app).task(carry_out, name=name, stages=[stage], **BULK_OPTIONS)
         before_task_publish.connect(self._sent_by_name, weak=False)
         if cast("Any", app).finalized:
             self._install_routes()
@@ -89,7 +101,11 @@ class JobKit:
     @cached_property
     def jobs(self) -> Client:
         """The client of the app's jobs."""
-        return Client(self.store, self._cancelled, partial(anew, self.app))
+        return Client(
+            *(self.store, self._cancelled, partial(anew, self.app)),
+            knows=self._knows,
+            send=self._send,
+        )
 
     @property
     def retention(self) -> Retention:
@@ -152,6 +168,14 @@ class JobKit:
             return
         if routing_map is not None:
             routing.install(self.app, routing_map, self.collected)
+
+    def _knows(self, task: str) -> bool:
+        if task not in self.app.tasks:
+            self.app.loader.import_default_modules()  # as a worker does
+        return task in self.app.tasks
+
+    def _send(self, task: str, argument: str) -> str:
+        return str(self.app.tasks[task].apply_async((argument,)).id)
 
     def _cancelled(self, job_id: str, reason: str) -> None:
         job = self.store.get(job_id)

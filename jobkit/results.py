@@ -185,3 +185,12 @@ def announce_cancelled(app: Celery, job: Job, reason: str) -> None:
 def forget_progress(task: Any, request: Any) -> None:
     """Show a job that waits as PENDING again."""
     mirror(task, request, states.PENDING)
+
+
+def show_pending(app: Celery, job_id: str) -> None:
+    """Take back what Celery said of a job by itself: it waits."""
+    backend: Any = app.backend
+    try:
+        backend.store_result(job_id, None, states.PENDING)
+    except Exception as error:  # noqa: BLE001 - any backend, any error
+        logger.warning("Result backend did not take PENDING: %r", error)

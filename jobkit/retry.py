@@ -84,7 +84,10 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What a job has used up of its policy, and where its last error happened."""
+    """What a job has used up of its policy, and where its last error happened.
+
+    ``own`` counts the retries that the task asked for itself.
+    """
 
     transient: int = 0
     rate_limited: int = 0
@@ -92,6 +95,7 @@ class Budgets:
     time_limit: int = 0
     total: int = 0
     position: int = 0
+    own: int = 0
 
     def encode(self) -> str:
         """The text that the store keeps."""
@@ -105,9 +109,13 @@ class Budgets:
     def renewed(self, position: int) -> Budgets:
         """The budgets after the job got from its last error to ``position``.
 
-        With progress only the number of all errors stays.
+        With progress only the number of all errors stays, and of the task's own.
         """
-        return Budgets(total=self.total) if position > self.position else self
+        return (
+            Budgets(total=self.total, own=self.own)
+            if position > self.position
+            else self
+        )
 
 
 @dataclass(frozen=True, slots=True)

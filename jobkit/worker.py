@@ -17,7 +17,7 @@ from billiard.exceptions import Terminated, WorkerLostError
 from celery import bootsteps
 from celery.app.task import Context
 from celery.exceptions import TimeLimitExceeded
-from celery.signals import worker_shutting_down
+from celery.signals import task_unknown, worker_shutting_down
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
@@ -29,6 +29,7 @@ from jobkit.job import ErrorInfo
 from jobkit.leaving import Leaving
 from jobkit.publishing import from_request
 from jobkit.recording import adopt
+from jobkit.results import show_pending
 from jobkit.rounds import Rounds, announce
 from jobkit.states import State
 from jobkit.store.base import Failure
@@ -71,6 +72,7 @@ class JobStep(bootsteps.StartStopStep):
         guard.install()
         self.kit.drain.begin(forks=_forks(parent))
         worker_shutting_down.connect(self._drain, weak=False)
+        task_unknown.connect(self._unknown, weak=False)
         _before(parent, "wait_for_soft_shutdown", self._drain)
         return None
 
@@ -104,6 +106,7 @@ class JobStep(bootsteps.StartStopStep):
         for thread in self._threads:
             thread.join(timeout=5)
         worker_shutting_down.disconnect(self._drain)
+        task_unknown.disconnect(self._unknown)
 
     terminate = stop
 
@@ -127,6 +130,22 @@ class JobStep(bootsteps.StartStopStep):
         self.kit.drain.set()
         self._leaving.note()
         self._stop.set()
+
+    def _unknown(self, sender: Any, name: str, id: str, **_: Any) -> None:  # noqa: A002
+        """Pause a job whose task this worker does not have: Celery drops its message."""
+        try:
+            job = self.kit.store.get(id)
+            if job is None or job.state is not State.QUEUED:
+                return
+            self.kit.store.ask(
+                *(id, "pause", sender.hostname),
+                f"not_registered: there is no task {name!r} in this worker. Deploy it "
+                "and resume the job, or cancel it.",
+            )
+            show_pending(self.kit.app, id)
+        except JobkitError as trouble:
+            # It is published again when its hint is due.
+            logger.warning("Job %s of task %r is not paused: %s", id, name, trouble)
 
     def _go(
         self, name: str, every: float, work: Callable[[], Any], close: Callable[[], Any]

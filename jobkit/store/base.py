@@ -12,10 +12,11 @@ was written by a newer jobkit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Unpack
 
+from jobkit.filters import Filters
 from jobkit.job import (
     ErrorInfo,
     Event,
@@ -43,6 +44,7 @@ Begun = Literal[
 ]
 Note = Literal["uncopied", "unannounced"]
 Collected = Literal["filed", "queued", "known"]
+BulkAct = Literal["resume", "restart", "discard"]
 InterruptKind = Literal["drain", "pause", "cancel", "requeue"]
 Amended = Literal["ok", "begun", "gone"]
 
@@ -61,6 +63,19 @@ LEASE_EXPIRED = ErrorInfo(
     verdict="infrastructure",
 )
 """The error of a job whose owner fell silent."""
+
+PORTABLE = frozenset(
+    {
+        *("id", "schema", "task", "message", "state", "reason", "queue", "priority"),
+        *("dead_letter_queue", "owner", "fence", "worker", "attempts", "starts"),
+        *("recoveries", "interruptions", "crashes_without_progress", "crash_limit"),
+        *("rate_limited", "budgets", "position", "stages", "checkpoint", "progress"),
+        *("error", "open_failures", "ledger_full", "replay_of", "replays"),
+        *("foreign", "dropped"),
+        *("created_at", "published_at", "started_at", "updated_at", "finished_at"),
+    }
+)
+"""The fields of a dead job's record that an export has."""
 
 EVENTS_KEPT = 200
 """Entries of a job's history; the oldest go first."""
@@ -148,6 +163,37 @@ class Released:
     id: str
     task: str
     state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A job with all that belongs to it, as text: its record, history and ledger."""
+
+    fields: Mapping[str, str]
+    events: tuple[Event, ...] = ()
+    failures: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.fields["id"]
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """The fields of its record that mean something in another store."""
+        return {
+            name: text
+            for name, text in self.fields.items()
+            if name in PORTABLE and text
+        }
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """The ledger's rows with their names."""
+        return [
+            (ItemFailure.read(place, entry).row, entry)
+            for place, entry in enumerate(self.failures)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,26 +508,52 @@ class Store(Protocol):
     ) -> tuple[str, State]:
         """DEAD to CANCELLED; ``("refused", state)`` for others. Raises JobNotFound."""
 
+    def bulk(
+        self,
+        job_ids: Sequence[str],
+        act: BulkAct,
+        bulk: str,
+        actor: str = "",
+        reason: str = "",
+    ) -> Sequence[str]:
+        """Replay or discard those of the jobs that are DEAD.
+
+        ``bulk`` names the whole that the call is a part of: in it a job is moved
+        once, even if it dies again. The ids of those that it has moved, now or
+        before; all others are left alone.
+        """
+
+    def restore(self, letter: Letter, token: str) -> bool:
+        """Put a DEAD job back; False if its id is taken, and nothing is changed.
+
+        It stays as long as one that dies now. ``token`` as for ``enqueue``.
+        """
+
     # -- reading ----------------------------------------------------------------
 
     def get(self, job_id: str) -> Job | None:
         """The record, or None."""
 
     def list(
-        self,
-        *,
-        state: State | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        owner: str | None = None,
-        after: str | None = None,
-        limit: int = 50,
+        self, *, after: str | None = None, limit: int = 50, **filters: Unpack[Filters]
     ) -> Page[Job]:
         """Jobs that match all that is given, newest first; without messages.
 
         By the time they entered the state when ``state`` is given, else by the
-        time they were created. A page may be short although ``next`` is set.
+        time they were created. A page may be short although ``next`` is set. See
+        ``Wanted`` for the filters.
         """
+
+    def ids(
+        self, *, after: str | None = None, limit: int = 50, **filters: Unpack[Filters]
+    ) -> Page[tuple[str, str]]:
+        """The id and the task of jobs that match, newest first in each partition.
+
+        For going through many: a page takes all its jobs from one partition.
+        """
+
+    def take_out(self, job_id: str) -> Letter | None:
+        """All that is known of a job, to be put back by ``restore``; or None."""
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""

@@ -27,6 +27,7 @@ from jobkit.store.base import (
     Start,
 )
 from jobkit.store.memory_dead_letters import DeadLetters
+from jobkit.store.memory_letters import Letters
 from jobkit.store.memory_records import (
     HINT_CAP,
     REFUSALS,
@@ -51,7 +52,7 @@ _DONE = frozenset({State.SUCCEEDED, State.PARTIAL})
 _AFTER_RETRY = frozenset({State.RETRYING, State.CANCELLED, State.PAUSED})
 
 
-class MemoryStore(DeadLetters):
+class MemoryStore(DeadLetters, Letters):
     """A store without a server; it lives and dies with the process.
 
     Safe for threads, unknown to other processes.
@@ -409,7 +410,6 @@ class MemoryStore(DeadLetters):
         with self._change() as at:
             record = self._known(job_id)
             if record.state is State.DEAD:
-                record.finish(State.CANCELLED, at, reason or "discarded")
-                record.event("discarded", at, said(actor, reason))
+                record.discard(at, reason, said(actor, reason))
             gone = record.state is State.CANCELLED
             return ("done" if gone else "refused"), record.state

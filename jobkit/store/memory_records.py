@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from jobkit import clock, codec
 from jobkit.errors import StoreError
+from jobkit.filters import Wanted
 from jobkit.job import (
     SCHEMA,
     ErrorInfo,
@@ -54,6 +55,8 @@ REFUSALS: dict[State, Begun] = {
     State.DEAD: "finished",
 }
 """Why no run starts in a state."""
+
+_MATCHED = ("state", "task", "queue", "owner", "dead_letter_queue")
 
 
 def milliseconds(seconds: float) -> int:
@@ -120,6 +123,24 @@ class Record:
     def count(self, name: str) -> None:
         """Add one to a field."""
         self.fields[name] = str(self.number(name) + 1)
+
+    @property
+    def newer(self) -> bool:
+        """Whether a newer jobkit wrote it."""
+        return self.number("schema") > SCHEMA
+
+    def matches(self, wanted: Wanted, moment: int) -> bool:
+        """Whether it is among those, with the moment by which they are in order."""
+        error = ErrorInfo.decode(self.text("error"))
+        return (
+            all(
+                not (value := getattr(wanted, name)) or self.text(name) == value
+                for name in _MATCHED
+            )
+            and (not wanted.error or (error is not None and error.type == wanted.error))
+            and not (wanted.since and moment < clock.milliseconds(wanted.since))
+            and not (wanted.until and moment > clock.milliseconds(wanted.until))
+        )
 
     def job(self, *, message: bool = True) -> Job:
         """The frozen record."""
@@ -349,8 +370,9 @@ class Record:
         retention = kept[self.state.lower()]
         if self.text("copied"):
             retention = max(retention, kept["dead"])
+        begun = max(self.number("finished_at"), self.number("restored_at"))
         till = self.number("unique_till") if self.state in _DONE else 0
-        return max(till, self.number("finished_at") + milliseconds(retention))
+        return max(till, begun + milliseconds(retention))
 
     @property
     def death(self) -> str:
@@ -367,6 +389,11 @@ class Record:
         self.write(at, attempts=0, rate_limited=0, crashes_without_progress=0)
         self.queue(at, at)
         self.event("replayed", at, detail)
+
+    def discard(self, at: int, reason: str, detail: str) -> None:
+        """Be given up, as a dead letter."""
+        self.finish(State.CANCELLED, at, reason or "discarded")
+        self.event("discarded", at, detail)
 
     def bury(self, at: int, reason: str) -> None:
         """End as a dead letter."""
@@ -449,17 +476,14 @@ def _is_part_of(owner: str, worker: str) -> bool:
 
 
 def page(
-    records: Iterable[Record],
-    wanted: Mapping[str, str | None],
-    order: str,
-    after: str | None,
-    limit: int,
-) -> Page[Job]:
-    """Those that match all that is wanted, the greatest ``order`` first."""
+    records: Iterable[Record], wanted: Wanted, after: str | None, limit: int
+) -> Page[Record]:
+    """Those that match all that is wanted, the last to enter its state first."""
+    order = "entered_at" if wanted.state else "created_at"
     found = [
         ((record.number(order), record.text("id")), record)
         for record in records
-        if all(record.text(name) == value for name, value in wanted.items() if value)
+        if record.matches(wanted, record.number(order))
     ]
     if after is not None:
         last = _read_place(after)
@@ -468,7 +492,7 @@ def page(
     shown = found[:limit]
     more = shown and len(found) > len(shown)
     return Page(
-        tuple(record.job(message=False) for _, record in shown),
+        tuple(record for _, record in shown),
         "{}:{}".format(*shown[-1][0]) if more else None,
     )
 

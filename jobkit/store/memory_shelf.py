@@ -14,7 +14,7 @@ from jobkit.errors import DuplicateJob, JobNotFound
 from jobkit.job import Event, ItemFailure, Job, Page, Unique, check_schema
 from jobkit.states import State
 from jobkit.store.base import Retention
-from jobkit.store.memory_records import Record, milliseconds, page
+from jobkit.store.memory_records import Record, milliseconds
 from jobkit.store.memory_unique import holds, written
 
 
@@ -142,19 +142,3 @@ class Shelf:
     def _news(self, job_id: str, seen: int) -> Sequence[Event]:
         record = self._jobs.get(job_id)
         return record.news(seen) if record else ()
-
-    def list(
-        self,
-        *,
-        state: State | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        owner: str | None = None,
-        after: str | None = None,
-        limit: int = 50,
-    ) -> Page[Job]:
-        """Jobs that match all that is given, newest first; without messages."""
-        given = {"state": state, "task": task, "queue": queue, "owner": owner}
-        order = "entered_at" if state else "created_at"
-        with self._changed:
-            return page(self._jobs.values(), given, order, after, limit)

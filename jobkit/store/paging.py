@@ -7,19 +7,17 @@ import json
 from typing import Any
 
 from jobkit.errors import StoreError
+from jobkit.filters import Wanted
 from jobkit.job import Job, Page
-from jobkit.states import State
 from jobkit.store import replies
 
 
-def index(
-    state: State | None, task: str | None, queue: str | None, owner: str | None
-) -> str:
+def index(wanted: Wanted) -> str:
     """The index that a list walks: the narrowest of those that apply."""
-    if state:
-        return f"state:{state}"
-    for kind, name in (("owner", owner), ("task", task), ("queue", queue)):
-        if name:
+    if wanted.state:
+        return f"state:{wanted.state}"
+    for kind in ("owner", "task", "queue"):
+        if name := getattr(wanted, kind):
             return f"{kind}:{name}"
     return "all"
 
@@ -57,6 +55,10 @@ def merged(pages: dict[int, Any], limit: int) -> Page[Job]:
     for _, job_id, score, partition, _ in shown:
         if partition in left:
             following[partition] = (score, job_id)
-    text = base64.urlsafe_b64encode(json.dumps(following).encode()).decode()
     items = tuple(replies.job(row[4]) for row in shown)
-    return Page(items, text if following else None)
+    return Page(items, token(following) if following else None)
+
+
+def token(following: dict[int, tuple[str, str]]) -> str:
+    """Where to go on in each partition, as one text; ``places`` reads it."""
+    return base64.urlsafe_b64encode(json.dumps(following).encode()).decode()

@@ -18,7 +18,7 @@ from jobkit.job import (
     StopRequest,
 )
 from jobkit.states import State
-from jobkit.store import paging, replies, scripts
+from jobkit.store import replies, scripts
 from jobkit.store.base import (
     LEASE_EXPIRED,
     Amended,
@@ -32,12 +32,10 @@ from jobkit.store.base import (
     Start,
 )
 from jobkit.store.dead_letters import DeadLetters
-
-LIST_BUDGET = 2_000
-"""Index entries that one page may look at in each partition."""
+from jobkit.store.letters import Letters
 
 
-class RedisStore(DeadLetters):
+class RedisStore(DeadLetters, Letters):
     """A store in Redis, Valkey, a Sentinel group or a Cluster."""
 
     # -- entering -----------------------------------------------------------
@@ -267,30 +265,6 @@ class RedisStore(DeadLetters):
         with self._errors():
             fields = cast("dict[str, str]", self._client.hgetall(self.keys.job(job_id)))
         return Job.from_fields(fields) if fields else None
-
-    def list(
-        self,
-        *,
-        state: State | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        owner: str | None = None,
-        after: str | None = None,
-        limit: int = 50,
-    ) -> Page[Job]:
-        """Jobs that match, newest first; see ``Store.list``."""
-        index = paging.index(state, task, queue, owner)
-        wanted = (state or "", task or "", queue or "", owner or "")
-        places = paging.places(after, self.keys.partitions)
-        pages = {
-            partition: self._run(
-                scripts.LIST,
-                self.keys.tag(partition),
-                *(index, *wanted, *place, limit, LIST_BUDGET),
-            )
-            for partition, place in places.items()
-        }
-        return paging.merged(pages, limit)
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""

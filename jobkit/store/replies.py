@@ -98,6 +98,17 @@ def event(entry_id: str, fields: Mapping[str, str]) -> Event:
     )
 
 
+def told(event: Event) -> dict[str, str | int]:
+    """An entry of a stream, as it is written."""
+    return {
+        "name": event.name,
+        "at": clock.milliseconds(event.at),
+        "state": str(event.state),
+        "detail": event.detail,
+        "progress": event.progress.encode() if event.progress else "",
+    }
+
+
 def in_order(found: Any) -> list[tuple[str, str, Mapping[str, str]]]:
     """The entries of an answer to XREAD, oldest first: stream, id and fields.
 

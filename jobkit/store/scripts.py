@@ -92,7 +92,13 @@ COLLECT = _verb(
     "id dropped task message queue priority dead_letter_queue stages crash_limit "
     "reason error foreign tell",
 )
-LIST = _verb("list", "index state task queue owner after_score after_id limit budget")
+BULK = _verb("bulk", "ids act bulk actor reason")
+RESTORE = _verb("restore", "id token fields events failures")
+LIST = _verb(
+    "list",
+    "index state task queue owner dead_letter_queue error since until "
+    "after_score after_id limit budget whole",
+)
 
 VERBS = (
     *(
@@ -109,7 +115,7 @@ VERBS = (
         INTERRUPT,
     ),
     *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
-    *(DISCARD, LIST, TOLD, UNTOLD, FAILURES, REPLAY_ITEMS),
+    *(DISCARD, LIST, TOLD, UNTOLD, FAILURES, REPLAY_ITEMS, BULK, RESTORE),
     *(CLAIM_NOTES, NOTED, COLLECT),
 )
 

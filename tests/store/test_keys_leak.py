@@ -1,13 +1,13 @@
 """That nothing stays in the server that belongs to no job."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from jobkit.job import FailedItem, Unique
-from jobkit.store.base import REPLACED
+from jobkit.store.base import REPLACED, Letter
 from tests.store.clocks import Clock, ClockedRedisStore
 from tests.store.conftest import RedisFactory
 from tests.store.lives import (
@@ -23,6 +23,8 @@ from tests.store.lives import (
     snapshot,
     started,
 )
+
+ROW = "open\n1\n1\n" + FailedItem("import", "7", "ValueError", "no").encode()
 
 
 @pytest.fixture(params=[1, 3], ids=["one partition", "three partitions"])
@@ -63,15 +65,10 @@ def leaks(store: ClockedRedisStore) -> list[str]:
     return found
 
 
-def end_well(store: ClockedRedisStore) -> None:
-    """With failed items, and without."""
-    run = running(store, "succeeded")
-    store.save("succeeded", run.fence, 1, snapshot(1), LEASE)
-    store.succeed("succeeded", run.fence, snapshot(2))
-    run = running(store, "partial")
-    item = FailedItem("import", "7", "ValueError", "no")
-    store.save("partial", run.fence, 1, replace(snapshot(1), failed=(item,)), LEASE)
-    store.succeed("partial", run.fence, snapshot(2))
+def fields_of(store: ClockedRedisStore, job_id: str) -> Mapping[str, str]:
+    letter = store.take_out(job_id)
+    assert letter
+    return letter.fields
 
 
 def be_unique(store: ClockedRedisStore, clock: Clock) -> None:
@@ -90,6 +87,18 @@ def be_unique(store: ClockedRedisStore, clock: Clock) -> None:
     clock.advance(86_400)
 
 
+def end_well(store: ClockedRedisStore, clock: Clock) -> None:
+    """With a unique key; without one; with failed items."""
+    be_unique(store, clock)
+    run = running(store, "succeeded")
+    store.save("succeeded", run.fence, 1, snapshot(1), LEASE)
+    store.succeed("succeeded", run.fence, snapshot(2))
+    run = running(store, "partial")
+    item = FailedItem("import", "7", "ValueError", "no")
+    store.save("partial", run.fence, 1, replace(snapshot(1), failed=(item,)), LEASE)
+    store.succeed("partial", run.fence, snapshot(2))
+
+
 def be_given_up(store: ClockedRedisStore) -> None:
     """By the broker."""
     store.collect(new_job("collected"), DROPPED)
@@ -98,10 +107,18 @@ def be_given_up(store: ClockedRedisStore) -> None:
     store.published("handed back", HINT)
 
 
+def give_up_and_put_back(store: ClockedRedisStore) -> None:
+    """In a bulk, and from an export."""
+    dead(store, "given up")
+    store.bulk(["given up"], "discard", "B")
+
+    letter = Letter({**fields_of(store, "dead"), "id": "restored"}, (), (ROW,))
+    store.restore(letter, "token")
+
+
 def live(store: ClockedRedisStore, clock: Clock) -> None:
     """Lead jobs through lives of all kinds; all of them end."""
-    be_unique(store, clock)
-    end_well(store)
+    end_well(store, clock)
 
     store.enqueue(new_job("cancelled", owner="ada", delay=60), "token", HINT)
     store.ask("cancelled", "cancel", "ada", "")
@@ -110,6 +127,8 @@ def live(store: ClockedRedisStore, clock: Clock) -> None:
 
     dead(store, "discarded")
     store.discard("discarded")
+
+    give_up_and_put_back(store)
 
     dead(store, "replayed")
     store.replay("replayed", "restart")
@@ -146,7 +165,7 @@ def test_every_key_belongs_to_a_living_job_or_has_an_end(
 ) -> None:
     live(store, clock)
     assert leaks(store) == []
-    assert sum(store.counts().values()) == 13
+    assert sum(store.counts().values()) == 15
     kinds = {kind for _, kind, _ in keys(store)}
     assert {"leases", "due"}.isdisjoint(kinds)
 
@@ -156,5 +175,5 @@ def test_nothing_is_left_when_all_are_pruned(
 ) -> None:
     live(store, clock)
     clock.advance(store.retention.dead)
-    assert store.prune() == 13
+    assert store.prune() == 15
     assert list(keys(store)) == []

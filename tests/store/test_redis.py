@@ -218,7 +218,7 @@ def test_pages_go_on_when_nothing_on_them_matches(
     budget: int,
     partitions: int,
 ) -> None:
-    monkeypatch.setattr("jobkit.store.redis.LIST_BUDGET", budget)
+    monkeypatch.setattr("jobkit.store.letters.LIST_BUDGET", budget)
     store = make_redis_store(partitions)
     for number in range(20):
         queue = "rare" if number % 9 == 0 else "common"
@@ -236,7 +236,7 @@ def test_pages_go_on_when_nothing_on_them_matches(
 def test_a_place_whose_jobs_all_left_still_leads_on(
     make_redis_store: RedisFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobkit.store.redis.LIST_BUDGET", 2)
+    monkeypatch.setattr("jobkit.store.letters.LIST_BUDGET", 2)
     store = make_redis_store()
     for number in range(6):
         enqueued(store, f"job {number}")

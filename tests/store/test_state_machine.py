@@ -20,7 +20,7 @@ from typing_extensions import override
 from jobkit.errors import DuplicateJob, JobNotFound
 from jobkit.job import FailedItem, Job, Unique
 from jobkit.states import MOVES, State
-from jobkit.store.base import REPLACED, Death, Dropped, Store
+from jobkit.store.base import REPLACED, Death, Dropped, Letter, Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.memory_unique import holds
 from tests.servers import ValkeyServer
@@ -39,9 +39,10 @@ OWNER_VERBS = frozenset(
     {"renew", "save", "succeed", "retry", "bury", "interrupt", "replace"}
 )
 REPEATABLE = OWNER_VERBS | {
-    *("enqueue", "amend", "begin", "ask", "resume", "replay", "discard", "told")
+    *("enqueue", "amend", "begin", "ask", "resume", "replay", "discard", "told"),
+    *("bulk", "restore"),
 }
-MAY_GO_BACK = frozenset({"enqueue", "replace", "replay"})
+MAY_GO_BACK = frozenset({"enqueue", "replace", "replay", "bulk"})
 
 jobs = st.sampled_from(JOBS)
 owners = st.tuples(jobs, st.sampled_from(["begun", "begun", "as it is", "stale"]))
@@ -83,6 +84,7 @@ class TwoStores(RuleBasedStateMachine):
         prefix = f"test-{uuid.uuid4().hex[:12]}"
         self.redis = ClockedRedisStore(url, self.clock, prefix, partitions)
         self.known: dict[str, Job | None] = dict.fromkeys(JOBS)
+        self.letters: dict[str, Letter] = {}
         self.last: tuple[str, tuple[Any, ...], dict[str, Any], Any] | None = None
 
     @override
@@ -388,6 +390,27 @@ class TwoStores(RuleBasedStateMachine):
     def discard(self, job_id: str, reason: str) -> None:
         self.both("discard", job_id, "ada", reason)
 
+    @rule(
+        job_ids=st.lists(jobs, unique=True),
+        act=st.sampled_from(["resume", "restart", "discard"]),
+        bulk=st.sampled_from(["B1", "B2"]),
+        reason=words,
+    )
+    def bulk(self, job_ids: list[str], act: str, bulk: str, reason: str) -> None:
+        self.both("bulk", job_ids, act, bulk, "ada", reason)
+
+    @rule(job_id=jobs)
+    def take_out(self, job_id: str) -> None:
+        letter = self.memory.take_out(job_id)
+        if letter and letter.fields["state"] == State.DEAD:
+            self.letters[job_id] = letter
+
+    @precondition(lambda self: self.letters)
+    @rule(data=st.data(), token=st.sampled_from(["r1", "r2"]))
+    def restore(self, data: st.DataObject, token: str) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.letters)))
+        self.both("restore", self.letters[job_id], token)
+
     @rule(job_id=jobs)
     def told(self, job_id: str) -> None:
         self.both("told", job_id)
@@ -421,7 +444,9 @@ def answer(store: Store, verb: str, *arguments: Any, **options: Any) -> Any:
         found = getattr(store, verb)(*arguments, **options)
     except (JobNotFound, DuplicateJob) as error:
         return str(error)
-    return sorted(found, key=lambda job: job.id) if isinstance(found, list) else found
+    if isinstance(found, list):
+        return sorted(found, key=lambda job: getattr(job, "id", job))
+    return found
 
 
 def lived(store: Store, job_id: str) -> list[Any]:
@@ -458,19 +483,21 @@ def said(fields: dict[str, str]) -> dict[str, str]:
 def check_move(verb: str, before: Job | None, after: Job | None) -> None:
     """Demand that what a verb did to a job is in the table."""
     if before is None:
-        assert after is None or verb in {"enqueue", "collect"}
+        assert after is None or verb in {"enqueue", "collect", "restore"}
     elif after is None:
         assert verb in {"prune", "published"}
         assert before.state.finished or verb == "published"
     elif verb == "enqueue" and before.reason == REPLACED != after.reason:
         assert before.state is State.SUCCEEDED
         assert after.fence == before.fence
-    elif verb == "collect" and after.created_at != before.created_at:
-        assert (after.state, after.fence) == (State.DEAD, before.fence)
+    elif verb == "collect" and before.state.finished:
+        # Known, or a foreign one that is filed anew.
+        assert after.state in {before.state, State.DEAD}
+        assert after.fence == before.fence
     else:
         assert after.state is before.state or after.state in MOVES[before.state]
         if before.state.finished and after.state is not before.state:
-            assert verb in {"replay", "discard"}
+            assert verb in {"replay", "discard", "bulk"}
         assert after.fence - before.fence in ({0, 1} if verb == "begin" else {0})
         assert after.position >= before.position or verb in MAY_GO_BACK
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -523,3 +524,15 @@ def test_a_url_is_enough_for_reading(valkey: ValkeyServer) -> None:
     assert [job.id for job in client.list().items] == ["a"]
     client.store.close()
     store.close()
+
+
+def test_a_hundred_calls_make_one_replay(store: Store, client: Client) -> None:
+    enqueue(store, "a")
+    bury(store, "a")
+
+    with ThreadPoolExecutor(10) as threads:
+        ids = set(threads.map(lambda _: client.replay("a"), range(100)))
+
+    assert ids == {"a"}
+    assert client.get("a").replays == 1
+    assert [e.name for e in client.history("a")].count("replayed") == 1

@@ -16,6 +16,7 @@ from celery.utils.dispatch import Signal
 
 import jobkit
 from jobkit import errors, signals
+from jobkit.filters import Filters, Wanted
 from jobkit.items import StageRun
 from jobkit.job import SCHEMA, StopRequest
 from jobkit.run import CurrentJob
@@ -23,9 +24,10 @@ from jobkit.store.keys import Keys
 from jobkit.verdicts import Verdict
 
 ALL = """
-Cancelled Client CodecError DependencyDown Drained DuplicateJob Event Interrupted
+Bulk Cancelled Client CodecError DependencyDown Drained DuplicateJob Event Interrupted
 ItemFailure Job JobKit JobNotFound JobResult JobTask JobkitError LeaseLost LimitError NotAllowed Page
-Paused Permanent Progress ProgressTask RateLimited RetryPolicy SavedStage SchemaError SettingsError
+Paused Permanent Progress ProgressTask RateLimited Restored RetryPolicy SavedStage SchemaError
+SettingsError
 SkipItem SkipPolicy Stage StageError State StoreError StoreUnavailable TooManyFailures
 Transient
 """
@@ -108,12 +110,19 @@ CLIENT = {
     "cancel": "(job_id, *, reason='', actor='')",
     "counts": "()",
     "discard": "(job_id, *, reason='', actor='')",
+    "discard_all": "(*, rate=None, expect=None, everything=False, dry_run=False, "
+    "reason='', actor='', **filters)",
+    "export": "(**filters)",
     "failures": "(job_id, *, after=None, limit=50)",
+    "failures_csv": "(job_id)",
     "get": "(job_id)",
     "history": "(job_id, after='')",
-    "list": "(*, state=None, task=None, queue=None, owner=None, after=None, limit=50)",
+    "list": "(*, after=None, limit=50, **filters)",
     "pause": "(job_id, *, reason='', actor='')",
     "replay": "(job_id, mode='resume', *, reason='', actor='')",
+    "replay_all": "(mode='resume', *, rate=None, expect=None, everything=False, "
+    "dry_run=False, reason='', actor='', **filters)",
+    "restore": "(lines)",
     "resume": "(job_id, *, actor='')",
     "watch": "(job_id)",
 }
@@ -147,7 +156,8 @@ def test_how_things_are_made() -> None:
     }
 
     assert made == {
-        jobkit.Client: "(store, cancelled=None, anew=None, *, prefix='jobkit', partitions=1)",
+        jobkit.Client: "(store, cancelled=None, anew=None, *, knows=None, "
+        "send=None, prefix='jobkit', partitions=1)",
         jobkit.JobKit: "(app, store=None)",
         jobkit.Stage: "(name, weight=1.0, title=None, was=())",
         jobkit.Page: "(items, next=None)",
@@ -334,6 +344,18 @@ def test_the_signals_and_what_they_tell() -> None:
         assert f"``{name}``" in (signals.__doc__ or "")
 
 
+# -- the filters of lists and bulks
+
+
+def test_the_filters_of_jobs() -> None:
+    assert names(Wanted) == (
+        "state task queue owner dead_letter_queue error since until"
+    )
+    assert set(names(Wanted).split()) == set(Filters.__annotations__)
+    assert names(jobkit.Bulk) == "count ids job_id"
+    assert names(jobkit.Restored) == "restored existing refused"
+
+
 # -- the history
 
 EVENTS = {
@@ -341,6 +363,7 @@ EVENTS = {
     *("recovered", "replaced", "amended", "asked", "paused", "resumed"),
     *("succeeded", "partial", "resolved", "dead", "cancelled", "replayed", "discarded"),
     "dropped",
+    "restored",
 }
 
 

@@ -639,3 +639,9 @@ def test_a_verdict_is_its_plain_name() -> None:
     names = "transient rate_limited unknown permanent infrastructure time_limit"
 
     assert " ".join(Verdict) == names
+
+
+def test_progress_does_not_renew_the_tasks_own_retries() -> None:
+    used = Budgets(transient=2, total=3, position=4, own=2)
+    assert used.renewed(5) == Budgets(total=3, own=2)
+    assert Budgets.decode(used.encode()) == used

@@ -18,8 +18,5 @@ end
 if state ~= 'DEAD' then
   return { 'refused', state }
 end
-local at = now()
-forget_death(id)
-finish(id, 'DEAD', 'CANCELLED', at, 'reason', ARGV[3] ~= '' and ARGV[3] or 'discarded')
-event(id, 'discarded', at, 'CANCELLED', said('', ARGV[2], ARGV[3]))
+discard_dead(id, now(), ARGV[3], said('', ARGV[2], ARGV[3]))
 return { 'done', 'CANCELLED' }

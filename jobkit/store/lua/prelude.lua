@@ -280,6 +280,38 @@ local function unfinish(id)
   redis.call('HDEL', key('job', id), 'finished_at', 'reason')
 end
 
+-- Gives a dead job fresh budgets and another run, unless another job has its unique
+-- key: then that one's id is returned.
+local function replay_dead(id, mode, at, detail)
+  local job = key('job', id)
+  local unique, span = read(id, 'unique_key', 'unique_until')
+  if unique then
+    local holder = holder_of(unique, id, at)
+    if holder then
+      return holder
+    end
+    take_key(id, unique, span, at)
+  end
+  unfinish(id)
+  redis.call('HINCRBY', job, 'replays', 1)
+  redis.call('HDEL', job, 'budgets')
+  write(id, 'attempts', 0, 'rate_limited', 0, 'crashes_without_progress', 0)
+  if mode == 'restart' then
+    redis.call('HDEL', job, 'checkpoint', 'progress')
+    write(id, 'position', 0)
+    forget_failures(id)
+  end
+  move(id, 'DEAD', 'QUEUED', at, at)
+  event(id, 'replayed', at, 'QUEUED', detail)
+end
+
+-- Gives a dead job up.
+local function discard_dead(id, at, reason, detail)
+  forget_death(id)
+  finish(id, 'DEAD', 'CANCELLED', at, 'reason', reason ~= '' and reason or 'discarded')
+  event(id, 'discarded', at, 'CANCELLED', detail)
+end
+
 -- Carries out what was asked of a run that has just stopped; nil if nothing was.
 local function honour(id, from, at, request)
   if not request or request == '' then

@@ -26,6 +26,7 @@ from jobkit.errors import (
     StoreUnavailable,
     TooManyFailures,
     Transient,
+    Yielded,
 )
 from jobkit.job import Event, ItemFailure, Job, Page, Progress
 from jobkit.kit import JobKit
@@ -79,4 +80,5 @@ __all__ = [
     "StoreUnavailable",
     "TooManyFailures",
     "Transient",
+    "Yielded",
 ]

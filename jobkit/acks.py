@@ -22,6 +22,10 @@ from jobkit.store.base import Store
 
 logger = logging.getLogger(__name__)
 
+LOOKED_AHEAD = 300.0
+"""Seconds that a message may wait unacknowledged which a worker took ahead to keep
+to the order of its queues: long before RabbitMQ's consumer timeout."""
+
 BATCH = 100
 """Messages in one look: a worker may have taken any number ahead."""
 
@@ -72,8 +76,12 @@ class Acknowledger:
                 continue
             age = now - (request.time_start or request.received_at)
             waits = not request.time_start and age < self._hint
-            if age >= self._after and (waits or not request.acknowledged):
+            if age >= self._limit(request) and (waits or not request.acknowledged):
                 yield request
+
+    def _limit(self, request: Any) -> float:
+        ahead = hasattr(request, "shelved_at") and not request.time_start
+        return max(self._after, LOOKED_AHEAD) if ahead else self._after
 
     def _is_held(self, request: Any) -> bool:
         job = self._store.get(request.id)

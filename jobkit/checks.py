@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from jobkit.queues import RoutingMap
 from jobkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Worker:
 class Setup:
     """What the checks look at.
 
+    ``names`` are those of all tasks, ``tasks`` the ones that are jobs.
     ``broker`` is kombu's name of the broker's kind, ``server`` what the store's
     server says of itself; both are empty while it is not known.
     """
@@ -74,6 +76,8 @@ class Setup:
     server: Mapping[str, str] = field(default_factory=dict)
     workers: Sequence[Worker] = ()
     verbose: bool = False
+    routing_map: RoutingMap | None = None
+    names: Sequence[str] = ()
 
     @property
     def job_workers(self) -> list[Worker]:

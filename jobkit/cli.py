@@ -16,6 +16,7 @@ from jobkit.doctor import examine
 from jobkit.errors import JobkitError
 from jobkit.kit import JobKit
 from jobkit.rounds import RoundByHand
+from jobkit.routing import Explanation, explain, overview
 from jobkit.task import kit_of
 
 COLOURS = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
@@ -78,6 +79,72 @@ def doctor(celery: Any, *, verbose: bool, as_json: bool) -> None:
         click.echo(_summary(findings))
     if any(finding.level == "error" for finding in findings):
         raise click.exceptions.Exit(1)
+
+
+@jobs.command()
+@click.argument("task", required=False)
+@click.argument("args", required=False, default="[]")
+@click.option("--kwargs", default="{}", help="Keyword arguments, as JSON.")
+@as_json
+@click.pass_obj
+def routes(
+    celery: Any, *, task: str | None, args: str, kwargs: str, as_json: bool
+) -> None:
+    """Tell which task goes to which queue, and why.
+
+    With the name of a TASK and its ARGS (a JSON list) it explains that one call.
+    The queue that a call names itself, apply_async(queue=...), always wins.
+    """
+    kit = kit_for(celery)
+    call = _read_json(args, list, "ARGS"), _read_json(kwargs, dict, "--kwargs")
+    try:
+        found, unused = _routes(kit, task, call)
+    except JobkitError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        order = kit.settings.queue_order if kit.routing_map else None
+        lines = [asdict(line) for line in found]
+        click.echo(json.dumps({"order": order, "routes": lines, "unused": unused}))
+    else:
+        click.echo("\n".join([*_table(found), *unused]))
+
+
+def _routes(
+    kit: JobKit, task: str | None, call: tuple[Any, Any]
+) -> tuple[list[Explanation], list[str]]:
+    """What is asked for, and the rules that are for no task."""
+    if task is not None:
+        return [explain(kit.app, kit.routing_map, task, *call)], []
+    found = overview(kit.app, kit.routing_map)
+    names = list(kit.app.tasks)
+    return found, list(kit.routing_map.unused(names)) if kit.routing_map else []
+
+
+def _table(found: list[Explanation]) -> list[str]:
+    head = ("TASK", "QUEUE", "WEIGHT", "TARGET", "DEAD LETTERS", "BECAUSE OF")
+    rows = [
+        (
+            *(line.task, line.queue or "-", str(line.weight or "-")),
+            f"{line.target:g} s" if line.target else "-",
+            *(line.dead_letter_queue or "-", line.rule),
+        )
+        for line in found
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+
+
+_JSON: dict[type, str] = {list: "list", dict: "object"}
+
+
+def _read_json(text: str, kind: type, what: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{what} is no JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise click.BadParameter(f"{what} is {text}, expected is a JSON {_JSON[kind]}.")
+    return value
 
 
 def kit_for(celery: Any) -> JobKit:

@@ -13,6 +13,7 @@ from jobkit.bulk import STAGES
 from jobkit.checks import CHECKS, Finding, Setup, Worker, listed, mapping, setting
 from jobkit.errors import JobkitError, SettingsError, StoreError
 from jobkit.kit import JobKit
+from jobkit.queue_checks import QUEUE_CHECKS
 from jobkit.rounds import reach
 from jobkit.settings import Settings
 from jobkit.store.address import safe_url
@@ -50,8 +51,11 @@ def examine(kit: JobKit, *, verbose: bool = False) -> list[Finding]:
         server=server,
         workers=_workers(app, tell) if there else (),
         verbose=verbose,
+        routing_map=kit.routing_map if settings else None,
+        names=list(app.tasks),
     )
-    return findings + [finding for check in CHECKS for finding in check(setup)]
+    checks = (*CHECKS, *QUEUE_CHECKS)
+    return findings + [finding for check in checks for finding in check(setup)]
 
 
 def _settings(kit: JobKit, tell: Tell) -> Settings | None:

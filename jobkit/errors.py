@@ -22,6 +22,7 @@
 
     Interrupted (BaseException)
     ├── Drained                  the worker is shutting down
+    ├── Yielded                  more urgent jobs wait, and its time slice is over
     ├── Paused                   somebody paused the job
     ├── Cancelled                somebody cancelled the job
     └── LeaseLost                another owner may have the job by now
@@ -160,6 +161,10 @@ class Interrupted(BaseException):
 
 class Drained(Interrupted):
     """The worker is shutting down; another one goes on from the checkpoint."""
+
+
+class Yielded(Interrupted):
+    """The job's time slice is over; it goes on behind the more urgent jobs."""
 
 
 class Paused(Interrupted):

@@ -23,6 +23,7 @@ from jobkit.errors import (
     StoreError,
     StoreUnavailable,
     TooManyFailures,
+    Yielded,
 )
 from jobkit.job import ErrorInfo, Message, NewJob, Progress
 from jobkit.results import forget_progress, hand_over, meta, mirror
@@ -188,6 +189,8 @@ class Execution:
             kind = "cancel"
         elif isinstance(stop, Paused):
             kind = "pause"
+        elif isinstance(stop, Yielded):
+            kind = "slice"
         self.interrupt(kind)
         raise Ignore(f"{type(stop).__name__}: {stop}")
 

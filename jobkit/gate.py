@@ -205,6 +205,7 @@ class Gate:
         run.listener = current.progressed
         run.enter = partial(_enter, task, self._request)
         if not self._local:
+            lease.slice = self._kit.slice_in(job.queue)
             self._kit.keeper.keep(lease)
         return current
 

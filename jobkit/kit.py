@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -15,7 +16,9 @@ from jobkit.client import Client
 from jobkit.drain import DrainFlag
 from jobkit.entry import ENTERING, may_repeat
 from jobkit.errors import CodecError, SettingsError, StoreError, StoreUnavailable
-from jobkit.lease import Keeper
+from jobkit.lease import Keeper, Slice
+from jobkit.lookahead import LookaheadStep
+from jobkit.order import Order
 from jobkit.publishing import anew, catch
 from jobkit.queues import RoutingMap
 from jobkit.recording import adopt
@@ -59,11 +62,16 @@ class JobKit:
         app.steps["worker"].add(JobStep)
         for name, stage in STAGES.items():
             cast("Any", app).task(carry_out, name=name, stages=[stage], **BULK_OPTIONS)
+        app.steps["consumer"].add(LookaheadStep)
         before_task_publish.connect(self._sent_by_name, weak=False)
         if cast("Any", app).finalized:
             self._install_routes()
-        else:
-            app.on_after_finalize.connect(self._install_routes, weak=False)
+            return
+        # A producer's first message is routed before its app is finalized.
+        app.on_after_configure.connect(self._install_early, weak=False)
+        app.on_after_finalize.connect(self._install_routes, weak=False)
+        if cast("Any", app).configured:
+            self._install_early()
 
     @cached_property
     def settings(self) -> Settings:
@@ -83,6 +91,12 @@ class JobKit:
     def routing_map(self) -> RoutingMap | None:
         """The map of queues and routes; None when the project has none."""
         return RoutingMap.read(self.settings.queues, self.settings.routes)
+
+    @property
+    def order(self) -> Order | None:
+        """The order in which workers serve the map's queues; None without a map."""
+        routing_map = self.routing_map
+        return None if routing_map is None else _order(routing_map, self.settings)
 
     @cached_property
     def store(self) -> Store:
@@ -157,7 +171,26 @@ class JobKit:
     @property
     def collected(self) -> str:
         """The broker queue where RabbitMQ puts the messages that it gives up."""
-        return f"{self.settings.prefix}.dead_letters"
+        return _collected(self.settings)
+
+    def slice_in(self, queue: str) -> Slice | None:
+        """The time slice of a job in this queue; None where it may go on."""
+        seconds, routing_map = self.settings.time_slice, self.routing_map
+        if seconds is None or routing_map is None:
+            return None
+        # What no process of this worker would take is not worth to stop for.
+        consumed = self.app.amqp.queues.consume_from
+        urgent = [name for name in routing_map.before(queue) if name in consumed]
+        return Slice(seconds, tuple(urgent)) if urgent else None
+
+    def _install_early(self, **_: Any) -> None:
+        """Use the map as it is now; what is set later counts when all is read."""
+        with suppress(SettingsError):
+            settings = Settings.read(self.app.conf)
+            routing_map = RoutingMap.read(settings.queues, settings.routes)
+            if routing_map is not None:
+                order, pile = _order(routing_map, settings), _collected(settings)
+                routing.install(self.app, routing_map, order, pile)
 
     def _install_routes(self, **_: Any) -> None:
         try:
@@ -167,7 +200,7 @@ class JobKit:
             # there somebody sees it who can mend it.
             return
         if routing_map is not None:
-            routing.install(self.app, routing_map, self.collected)
+            routing.install(self.app, routing_map, self.order, self.collected)
 
     def _knows(self, task: str) -> bool:
         if task not in self.app.tasks:
@@ -218,6 +251,14 @@ class JobKit:
             adopt(self.store, task, job_id, message, again=may_repeat())
         except (CodecError, StoreUnavailable) as error:
             logger.warning("Job %s is recorded when it begins: %s", job_id, error)
+
+
+def _collected(settings: Settings) -> str:
+    return f"{settings.prefix}.dead_letters"
+
+
+def _order(routing_map: RoutingMap, settings: Settings) -> Order:
+    return routing.order_of(routing_map, strict=settings.queue_order == "strict")
 
 
 JobTask.make_kit = JobKit

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from jobkit import clock
 from jobkit.errors import (
@@ -15,6 +16,7 @@ from jobkit.errors import (
     LeaseLost,
     Paused,
     StoreUnavailable,
+    Yielded,
 )
 from jobkit.job import StopRequest
 from jobkit.store.base import Kept, Store
@@ -27,6 +29,21 @@ TICK = 0.05
 
 RENEW_AGAIN = 0.5
 """Seconds between two tries to renew while the store is out of reach, at the most."""
+
+
+WAITED = 0.5
+"""Seconds after which a job that is queued counts as waiting: no worker is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """How long a run may go on before it asks whether more urgent jobs wait.
+
+    ``queues`` are those that are more urgent than its own.
+    """
+
+    seconds: float
+    queues: tuple[str, ...]
 
 
 class Lease:
@@ -57,9 +74,11 @@ class Lease:
         self.seconds = seconds
         self.request: StopRequest | None = None
         self.drained = False
+        self.slice: Slice | None = None
+        self.outranked = False
         self._taken = False
         self._save_every = save_every
-        self._saved = clock.monotonic()
+        self._saved = self._slice_began = clock.monotonic()
         self._confirmed = self._saved if sent_at is None else sent_at
         self._tried = self._confirmed
 
@@ -90,7 +109,9 @@ class Lease:
         if self.request:
             told = f"{self.request.actor}: {self.request.reason}"
             return Cancelled(told) if self.request.kind == "cancel" else Paused(told)
-        return Drained("the worker is shutting down") if self.drained else None
+        if self.drained:
+            return Drained("the worker is shutting down")
+        return Yielded("more urgent jobs wait") if self.outranked else None
 
     def tick(self, *, draining: bool) -> None:
         """One look of the keeper: raise ``attention`` if there is a reason."""
@@ -106,6 +127,24 @@ class Lease:
         again = min(third / 4, RENEW_AGAIN)
         tried = clock.monotonic() - self._tried
         return not self.lost and self._age() >= third and tried >= again
+
+    @property
+    def slice_over(self) -> bool:
+        """Whether it is time to ask if more urgent jobs wait."""
+        if self.slice is None or self.outranked:
+            return False
+        return clock.monotonic() - self._slice_began >= self.slice.seconds
+
+    def ask_for_more(self) -> None:
+        """Begin another slice, unless more urgent jobs wait."""
+        self._slice_began = clock.monotonic()
+        queues = self.slice.queues if self.slice else ()
+        try:
+            self.outranked = self.store.waiting(queues, WAITED)
+        except StoreUnavailable as error:
+            logger.warning("Job %s goes on for another slice: %s", self.job_id, error)
+        except Exception:  # this thread renews all the leases of its process
+            logger.exception("Job %s goes on for another slice", self.job_id)
 
     def look(self, every: float) -> None:
         """Ask the store what it wants, unless it has said or was asked just now."""
@@ -185,7 +224,7 @@ class Keeper:
             draining = self._draining()
             for lease in self._kept():
                 lease.tick(draining=draining)
-                if lease.due:
+                if lease.due or lease.slice_over:
                     self._due.set()
 
     def _renew(self) -> None:
@@ -196,3 +235,5 @@ class Keeper:
                 # It may have been released while another one was renewed.
                 if lease in self._leases and lease.due:
                     lease.renew()
+                if lease in self._leases and lease.slice_over:
+                    lease.ask_for_more()

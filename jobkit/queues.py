@@ -16,6 +16,9 @@ from jobkit.errors import SettingsError
 Chooser: TypeAlias = Callable[[Sequence[Any], Mapping[str, Any]], str | None]
 """Picks a queue's name by a task's arguments; None leaves it to the next rule."""
 
+NAME_LIMIT = 255
+"""Bytes of a queue's name that RabbitMQ takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
@@ -58,6 +61,11 @@ class Rule:
     key: str | re.Pattern[str]
     queue: str | Chooser
     dead_letter_queue: str = ""
+
+    @property
+    def line(self) -> str:
+        """Where it stands in the project's settings."""
+        return _line(self.key)
 
     def matches(self, task: str) -> bool:
         """Whether it is for this task; a regex has to match from the beginning."""
@@ -107,12 +115,39 @@ class RoutingMap:
         Raises:
             SettingsError: A rule picked a queue that does not exist.
         """
-        for rule in self._rules(task):
+        matched = self.match(task, args, kwargs)
+        return matched and Route(matched[1], matched[0].dead_letter_queue)
+
+    def match(
+        self,
+        task: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[Rule, str] | None:
+        """The rule that decides about this call, and the queue it picks.
+
+        Raises:
+            SettingsError: A rule picked a queue that does not exist.
+        """
+        for rule in self.asked(task):
             queue = rule.pick(args, {} if kwargs is None else kwargs)
             if queue is not None:
-                _check_queue(_line(rule.key), queue, self.queues)
-                return Route(queue, rule.dead_letter_queue)
+                _check_queue(rule.line, queue, self.queues)
+                return rule, queue
         return None
+
+    def unused(self, tasks: Sequence[str]) -> Iterator[str]:
+        """The lines that are for none of these tasks, with the name that is near."""
+        for rule in (*self.exact.values(), *self.patterns):
+            if not any(rule.matches(task) for task in tasks):
+                close = get_close_matches(str(rule.key), tasks, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                yield f"{rule.line} is for no task of this app.{hint}"
+
+    def before(self, queue: str) -> Sequence[str]:
+        """The queues that are more urgent: for one that is not in the map, all."""
+        names = list(self.queues)
+        return names[: names.index(queue)] if queue in self.queues else names
 
     def dead_letter_queue(self, task: str, queue: str) -> str:
         """Where copies of the dead letters of a task in this queue go.
@@ -121,7 +156,7 @@ class RoutingMap:
         queue. A rule that goes by
         arguments is not asked: it counts if it names a dead-letter queue.
         """
-        for rule in self._rules(task):
+        for rule in self.asked(task):
             if rule.dead_letter_queue:
                 return rule.dead_letter_queue
             if isinstance(rule.queue, str):
@@ -141,7 +176,8 @@ class RoutingMap:
         """Whether what RabbitMQ gives up is collected, of any queue."""
         return any(spec.collect for spec in self.queues.values())
 
-    def _rules(self, task: str) -> Iterator[Rule]:
+    def asked(self, task: str) -> Iterator[Rule]:
+        """The rules for a task, in the order in which they are asked."""
         if task in self.exact:
             yield self.exact[task]
         yield from (rule for rule in self.patterns if rule.matches(task))
@@ -165,6 +201,7 @@ def _read_queue(name: Any, options: Any) -> QueueSpec:
     line = f"jobkit_queues[{name!r}]"
     if not isinstance(name, str) or not name:
         raise SettingsError(f"{line}: the name of a queue is a text.")
+    _check_name(line, name)
     known = {"weight": 1, "target": None, "dead_letter_queue": "", **_BROKERS_OWN}
     given = {**known, **_options(line, options, known)}
     weight, target = given["weight"], given["target"]
@@ -223,6 +260,7 @@ def _read_route(key: Any, route: Any, queues: Mapping[str, QueueSpec]) -> Rule:
         raise SettingsError(
             f"{line}: a route is for a task name, a pattern or a regex."
         )
+    _check_key(line, key)
     if isinstance(route, str) or callable(route):
         route = {"queue": route}
     given = _options(line, route, ("queue", "dead_letter_queue"))
@@ -256,7 +294,30 @@ def _check_queue(line: str, queue: Any, queues: Mapping[str, QueueSpec]) -> None
         )
 
 
+def _check_name(line: str, name: str) -> None:
+    """Refuse what a broker, or the worker's option -Q, would take otherwise."""
+    odd = name != name.strip() or "," in name or not name.isprintable()
+    if odd or name.startswith("amq.") or len(name.encode()) > NAME_LIMIT:
+        raise SettingsError(
+            f"{line}: {name!r} cannot be the name of a queue. It is up to {NAME_LIMIT} "
+            "bytes without commas, control characters and space around it, and does "
+            "not begin with 'amq.', which belongs to RabbitMQ.",
+        )
+
+
+def _check_key(line: str, key: str | re.Pattern[str]) -> None:
+    if isinstance(key, re.Pattern):
+        if not isinstance(key.pattern, str):
+            raise SettingsError(f"{line}: the regex is one for bytes; names are texts.")
+    elif key != key.strip():
+        raise SettingsError(f"{line}: no task has space around its name.")
+    elif "[" in re.sub(r"\[!?.[^]]*\]", "", key):
+        raise SettingsError(f"{line} can never match: there is a '[' without its ']'.")
+
+
 def _check_chooser(line: str, chooser: Chooser) -> None:
+    if inspect.iscoroutinefunction(chooser):
+        raise SettingsError(f"{line}: {chooser!r} is async, and nobody would wait.")
     try:
         inspect.signature(chooser).bind((), {})
     except TypeError:
@@ -271,6 +332,8 @@ def _check_chooser(line: str, chooser: Chooser) -> None:
 def _check_dead_letters(line: str, name: Any, queues: Mapping[str, QueueSpec]) -> None:
     if not isinstance(name, str):
         raise SettingsError(f"{line}: dead_letter_queue is {name!r}, expected a name.")
+    if name:
+        _check_name(line, name)
     if name in queues:
         raise SettingsError(
             f"{line}: dead_letter_queue is {name!r}, from which workers take jobs: a "

@@ -43,7 +43,9 @@ class Settings:
     taken for lost, ``mirror_interval`` is the time between two copies of the
     progress in the result backend (0: none), ``keep_*`` is how long finished
     records stay, ``dead_letter_notice`` is how long before its end a dead one is
-    announced. ``retry_policy``, ``queues`` and ``routes`` are as written.
+    announced. ``time_slice`` is how long a job goes on before it asks whether more
+    urgent ones wait (None: for ever). ``retry_policy``, ``queues`` and ``routes`` are
+    as written.
     """
 
     store_url: str | None = None
@@ -66,6 +68,7 @@ class Settings:
     queues: Any = None
     routes: Any = None
     queue_order: QueueOrder = "weighted"
+    time_slice: float | None = None
 
     @classmethod
     def read(cls, conf: Mapping[str, Any]) -> Settings:
@@ -195,6 +198,11 @@ _KINDS = {
     "queue_order": _Kind(
         "'weighted' or 'strict'",
         lambda v: isinstance(v, str) and v in ("weighted", "strict"),
+    ),
+    "time_slice": _Kind(
+        "None or seconds, more than 0",
+        lambda v: v is None or (_is_number(v) and v > 0),
+        _seconds,
     ),
 }
 

@@ -45,7 +45,7 @@ Begun = Literal[
 Note = Literal["uncopied", "unannounced"]
 Collected = Literal["filed", "queued", "known"]
 BulkAct = Literal["resume", "restart", "discard"]
-InterruptKind = Literal["drain", "pause", "cancel", "requeue"]
+InterruptKind = Literal["drain", "slice", "pause", "cancel", "requeue"]
 Amended = Literal["ok", "begun", "gone"]
 
 REPLACED = "replaced"
@@ -357,8 +357,8 @@ class Store(Protocol):
     ) -> State | None:
         """Stop a run that did not fail; no attempt is counted.
 
-        drain and requeue: QUEUED and due at once; pause: PAUSED; cancel:
-        CANCELLED. For drain and requeue a cancel or pause that was asked for
+        drain, slice and requeue: QUEUED and due at once; pause: PAUSED; cancel:
+        CANCELLED. For those that are due a cancel or pause that was asked for
         meanwhile is carried out instead. A pause without a reason is a drain if
         none is asked for (any more). None for a stale owner.
         """
@@ -406,6 +406,13 @@ class Store(Protocol):
 
     def next_due(self) -> float | None:
         """Seconds until the next job is due (0 or less: now), None if none is."""
+
+    def waiting(self, queues: Sequence[str], age: float) -> bool:
+        """Whether a job of these queues has been QUEUED for ``age`` seconds.
+
+        Of each queue, and of all that are QUEUED, the newest alone need be looked
+        at: there is always one among them where a queue is served in its order.
+        """
 
     def prune(self, limit: int = 1000) -> int:
         """Remove finished records whose retention has passed; how many it were."""

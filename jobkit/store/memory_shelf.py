@@ -95,6 +95,17 @@ class Shelf:
         if holder:
             raise DuplicateJob(f"Job {job_id!r}", holder)
 
+    def waiting(self, queues: Sequence[str], age: float) -> bool:
+        """Whether a job of these queues waits for a worker."""
+        with self._changed:
+            until = self._now() - milliseconds(age)
+            return any(
+                record.state is State.QUEUED
+                and record.text("queue") in queues
+                and record.number("entered_at") <= until
+                for record in self._jobs.values()
+            )
+
     def get(self, job_id: str) -> Job | None:
         """The record, or None."""
         with self._changed:

@@ -201,6 +201,11 @@ class RedisStore(DeadLetters, Letters):
         spans = [int(span) for span in self._everywhere(scripts.NEXT_DUE) if span]
         return min(spans) / 1000 if spans else None
 
+    def waiting(self, queues: Sequence[str], age: float) -> bool:
+        """Whether a job of these queues waits; see ``Store.waiting``."""
+        names = dumps(list(queues))
+        return any(self._everywhere(scripts.WAITING, names, replies.ms(age)))
+
     def prune(self, limit: int = 1000) -> int:
         """Remove records whose retention has passed; see ``Store.prune``."""
         return sum(int(count) for count in self._everywhere(scripts.PRUNE, limit))

@@ -78,6 +78,7 @@ CRASH = _verb("crash", "id worker error")
 RESCUE = _verb("rescue", "limit error")
 CLAIM_DUE = _verb("claim_due", "limit grace")
 NEXT_DUE = _verb("next_due")
+WAITING = _verb("waiting", "queues age")
 PRUNE = _verb("prune", "limit")
 TOLD = _verb("told", "id")
 UNTOLD = _verb("untold", "age limit")
@@ -115,7 +116,7 @@ VERBS = (
         INTERRUPT,
     ),
     *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
-    *(DISCARD, LIST, TOLD, UNTOLD, FAILURES, REPLAY_ITEMS, BULK, RESTORE),
+    *(DISCARD, LIST, TOLD, UNTOLD, FAILURES, REPLAY_ITEMS, BULK, RESTORE, WAITING),
     *(CLAIM_NOTES, NOTED, COLLECT),
 )
 

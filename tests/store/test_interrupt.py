@@ -18,7 +18,7 @@ from tests.store.lives import (
 )
 
 
-@pytest.mark.parametrize("kind", ["drain", "requeue"])
+@pytest.mark.parametrize("kind", ["drain", "requeue", "slice"])
 def test_a_drained_job_is_due_at_once(
     store: Store, clock: Clock, kind: InterruptKind
 ) -> None:

@@ -341,6 +341,10 @@ class TwoStores(RuleBasedStateMachine):
     def next_due(self) -> None:
         self.both("next_due")
 
+    @rule(age=st.sampled_from([0, 5]))
+    def waiting(self, age: float) -> None:
+        self.both("waiting", ["normal"], age)
+
     @rule()
     def prune(self) -> None:
         self.both("prune")

@@ -222,3 +222,92 @@ def test_the_options_of_celery_itself_are_borne(
     fleet = make_fleet()
 
     assert run(fleet, "--no-color", "--quiet", "jobs", "reconcile").returncode == 0
+
+
+# -- routes
+
+MAP = {
+    "jobkit_queues": {"fast": {"weight": 4, "target": 30}, "slow": {}},
+    "jobkit_routes": {
+        "t.add": {"queue": "fast", "dead_letter_queue": "add.graves"},
+        "t.w*": "slow",
+        "t.ad": "slow",
+    },
+}
+
+
+def test_each_task_is_shown_with_its_queue_and_why(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(**MAP)
+
+    done = jobs(fleet, "routes")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    shown = [" ".join(line.split()) for line in lines]
+    assert shown[0] == "TASK QUEUE WEIGHT TARGET DEAD LETTERS BECAUSE OF"
+    assert "t.add fast 4 30 s add.graves jobkit_routes['t.add']" in shown
+    assert "t.walk slow 1 - slow.dead jobkit_routes['t.w*']" in shown
+    name = fleet.setup.name
+    assert f"t.doom {name} - - {name}.dead task_default_queue" in shown
+    assert lines[-1] == (
+        "jobkit_routes['t.ad'] is for no task of this app. Did you mean 't.add'?"
+    )
+
+
+def test_the_routes_are_one_document_for_programs(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(**MAP, jobkit_queue_order="strict")
+
+    document = json.loads(jobs(fleet, "routes", "--json").stdout)
+
+    assert document["order"] == "strict"
+    assert [line[:22] for line in document["unused"]] == ["jobkit_routes['t.ad'] "]
+    (add,) = [line for line in document["routes"] if line["task"] == "t.add"]
+    assert add == {
+        "task": "t.add",
+        "queue": "fast",
+        "rule": "jobkit_routes['t.add']",
+        "weight": 4,
+        "target": 30.0,
+        "dead_letter_queue": "add.graves",
+    }
+
+
+def test_one_call_is_explained(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(**MAP)
+
+    done = jobs(fleet, "routes", "t.walk", "[3]", "--kwargs", '{"pause": 1}', "--json")
+
+    (told,) = json.loads(done.stdout)["routes"]
+    assert (told["task"], told["queue"]) == ("t.walk", "slow")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("t.add", "{"), "ARGS is no JSON"),
+        (("t.add", "{}"), "ARGS is {}, expected is a JSON list"),
+        (("t.add", "[]", "--kwargs", "[]"), "expected is a JSON object"),
+    ],
+)
+def test_arguments_that_are_none_are_refused(
+    make_fleet: MakeFleet, arguments: tuple[str, ...], told: str
+) -> None:
+    done = jobs(make_fleet(**MAP), "routes", *arguments)
+
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+def test_a_map_that_is_wrong_is_told_with_its_line(make_fleet: MakeFleet) -> None:
+    done = jobs(make_fleet(jobkit_routes={"*": "norml"}), "routes")
+
+    assert done.returncode == 1
+    assert "jobkit_routes['*']: there is no queue 'norml'" in done.stderr
+    assert "Did you mean 'normal'?" in done.stderr
+
+
+def test_an_app_without_a_map_has_routes_too(make_fleet: MakeFleet) -> None:
+    document = json.loads(jobs(make_fleet(), "routes", "--json").stdout)
+
+    assert document["order"] is None
+    assert {line["rule"] for line in document["routes"]} == {"task_default_queue"}

@@ -158,6 +158,36 @@ def test_a_running_worker_with_all_in_order_is_no_finding(
     assert "systemd" not in found
 
 
+@pytest.mark.parametrize(
+    ("on_rabbit", "order"),
+    [
+        (False, ("ok", "Workers keep to the strict order.")),
+        (True, ("info", "On RabbitMQ a worker of several queues keeps to the order")),
+    ],
+)
+def test_the_order_of_a_running_workers_queues_is_looked_at(
+    make_fleet: MakeFleet,
+    request: pytest.FixtureRequest,
+    order: tuple[str, str],
+    *,
+    on_rabbit: bool,
+) -> None:
+    url = request.getfixturevalue("rabbit").url if on_rabbit else ""
+    conf = {"jobkit_routes": {"t.ad": "high"}, "jobkit_queue_order": "strict"}
+    fleet = make_fleet(url, **conf)
+    worker = fleet.worker("w").start()
+
+    found = examined(fleet)
+
+    assert found["workers"].found == "Running: w@test."
+    assert found["prefetch"].level == "ok"
+    assert "Did you mean 't.add'?" in found["routes"].found
+    level, text = order
+    assert found["queue order"].level == level
+    assert found["queue order"].found.startswith(text)
+    assert "WARNING" not in worker.log
+
+
 # -- RabbitMQ
 
 

@@ -238,6 +238,43 @@ def test_a_task_has_its_own_policy_or_the_apps(make_app: MakeApp) -> None:
 # -- routes
 
 
+def landed(app: Any) -> set[str]:
+    """The queues in which messages are."""
+    with app.connection_for_read() as connection:
+        queues = connection.default_channel.queues
+        return {name for name, queue in queues.items() if queue.qsize()}
+
+
+@pytest.mark.parametrize("configured", ["before", "after", "late"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_first_message_of_a_process_goes_by_the_map(
+    configured: str, *, by_name: bool
+) -> None:
+    queue = uuid.uuid4().hex
+    app: Any = Celery("shop", broker=MEMORY, set_as_current=False)
+    conf = {"jobkit_queues": {queue: {}}, "jobkit_routes": {"sync": queue}}
+    if configured == "before":
+        app.conf.update(conf)
+    if configured == "late":
+        assert app.conf.task_routes is None
+    JobKit(app, MemoryStore())
+    if configured != "before":
+        app.conf.update(conf)
+
+    def sync() -> None: ...
+
+    task = app.task(sync, name="sync", shared=False, ignore_result=True)
+    if configured == "late":
+        app.finalize()  # what is set after the first look counts from here on
+
+    if by_name:
+        app.send_task("sync", ignore_result=True)
+    else:
+        task.delay()
+
+    assert queue in landed(app)
+
+
 def test_the_map_of_the_app_routes_its_tasks(make_app: MakeApp) -> None:
     app = make_app(
         broker_url=MEMORY,

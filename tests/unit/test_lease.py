@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from typing_extensions import override
 from jobkit import clock
 from jobkit import lease as lease_module
 from jobkit.drain import DrainFlag
-from jobkit.errors import Cancelled, Drained, LeaseLost, Paused
+from jobkit.errors import Cancelled, Drained, LeaseLost, Paused, Yielded
 from jobkit.job import StopRequest
-from jobkit.lease import TICK, Keeper, Lease
+from jobkit.lease import TICK, Keeper, Lease, Slice
 from jobkit.store.base import Kept
 from tests.unit.runs import ID, Time, Watched, begin, kept, kill, stop_the_clock
 from tests.waiting import wait_until
@@ -244,6 +244,87 @@ def test_a_cancel_goes_before_a_drain_and_a_lost_lease_before_both(
     time.advance(20.0)
 
     assert isinstance(lease.stop(), LeaseLost)
+
+
+# -- time slices
+
+
+@dataclass
+class Crowded(Watched):
+    """A store that says whether more urgent jobs wait, and counts who asks."""
+
+    crowded: bool = False
+    asked_for: list[tuple[str, ...]] = field(default_factory=list)
+
+    @override
+    def waiting(self, queues: Sequence[str], age: float) -> bool:
+        self._reach()
+        self.asked_for.append(tuple(queues))
+        return self.crowded
+
+
+@pytest.fixture
+def sliced(time: Time) -> Lease:  # noqa: ARG001 - it stands still first
+    lease = begin(Crowded(), seconds=SECONDS, interval=1000.0).lease
+    lease.slice = Slice(5.0, ("critical", "high"))
+    return lease
+
+
+def slices(lease: Lease, time: Time, seconds: float) -> list[tuple[str, ...]]:
+    """Let a keeper look after a lease; what the store was asked."""
+    for _ in range(round(seconds / TICK)):
+        ticks(lease, time, TICK)
+        if lease.slice_over:
+            lease.ask_for_more()
+    store = lease.store
+    assert isinstance(store, Crowded)
+    return store.asked_for
+
+
+def test_the_store_is_asked_once_a_slice_who_waits(sliced: Lease, time: Time) -> None:
+    assert slices(sliced, time, 4.8) == []
+    assert slices(sliced, time, 0.4) == [("critical", "high")]
+
+    assert len(slices(sliced, time, 5 * 10)) == pytest.approx(11, abs=1)
+    assert sliced.stop() is None
+    assert not sliced.attention
+
+
+def test_without_a_slice_the_store_is_not_asked(sliced: Lease, time: Time) -> None:
+    sliced.slice = None
+
+    assert slices(sliced, time, 600.0) == []
+
+
+def test_a_run_stops_at_the_end_of_its_slice_when_others_wait(
+    sliced: Lease, time: Time
+) -> None:
+    sliced.store.crowded = True  # type: ignore[attr-defined]
+    slices(sliced, time, 4.8)
+    assert sliced.stop() is None
+
+    asked = slices(sliced, time, 0.4)
+    assert isinstance(sliced.stop(), Yielded)
+    assert sliced.attention
+
+    assert slices(sliced, time, 10.0) == asked
+
+
+def test_a_drain_goes_before_the_end_of_a_slice(sliced: Lease, time: Time) -> None:
+    sliced.outranked = True
+    ticks(sliced, time, TICK, draining=True)
+
+    assert isinstance(sliced.stop(), Drained)
+
+
+def test_a_run_goes_on_for_another_slice_while_the_store_is_away(
+    sliced: Lease, time: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    sliced.store.down = True  # type: ignore[attr-defined]
+    slices(sliced, time, 6.0)
+
+    assert sliced.stop() is None
+    assert "goes on for another slice" in caplog.text
 
 
 # -- the keeper

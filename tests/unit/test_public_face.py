@@ -29,7 +29,7 @@ ItemFailure Job JobKit JobNotFound JobResult JobTask JobkitError LeaseLost Limit
 Paused Permanent Progress ProgressTask RateLimited Restored RetryPolicy SavedStage SchemaError
 SettingsError
 SkipItem SkipPolicy Stage StageError State StoreError StoreUnavailable TooManyFailures
-Transient
+Transient Yielded
 """
 
 
@@ -282,6 +282,7 @@ TREE = {
     "SkipItem": ["JobkitError"],
     "Interrupted": ["BaseException"],
     "Drained": ["Interrupted"],
+    "Yielded": ["Interrupted"],
     "Paused": ["Interrupted"],
     "Cancelled": ["Interrupted"],
     "LeaseLost": ["Interrupted"],
@@ -302,7 +303,7 @@ def test_the_tree_of_errors() -> None:
 def test_control_flow_is_no_exception() -> None:
     kinds: list[type] = [jobkit.Interrupted, *jobkit.Interrupted.__subclasses__()]
 
-    assert len(kinds) == 5
+    assert len(kinds) == 6
     for kind in kinds:
         assert issubclass(kind, BaseException)
         assert not issubclass(kind, Exception)

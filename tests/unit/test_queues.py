@@ -30,6 +30,11 @@ def by_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     return "slow" if size > 100 else None
 
 
+async def later(*_: Any) -> str:
+    """A chooser that nobody would wait for."""
+    return "fast"
+
+
 def test_without_queues_and_routes_there_is_no_map() -> None:
     assert RoutingMap.read(None, None) is None
 
@@ -202,6 +207,12 @@ def test_a_task_without_a_route_has_the_dead_letter_queue_of_its_queue() -> None
         ({"fast": {"dead_letter_queue": 5}}, "dead_letter_queue is 5"),
         ({"fast": {"dead_letter_queue": None}}, "dead_letter_queue is None"),
         ({"fast": {"dead_letter_queue": "fast"}}, "would run again"),
+        ({" fast": {}}, "cannot be the name of a queue"),
+        ({"fast,slow": {}}, "cannot be the name of a queue"),
+        ({"fast\x06": {}}, "cannot be the name of a queue"),
+        ({"amq.fast": {}}, "'amq.', which belongs to RabbitMQ"),
+        ({"f" * 256: {}}, "up to 255 bytes"),
+        ({"fast": {"dead_letter_queue": "amq.dead"}}, "cannot be the name of a queue"),
         ({"fast": {"dead_letter_queue": "slow"}, "slow": {}}, "would run again"),
     ],
 )
@@ -227,6 +238,11 @@ def test_a_wrong_queue_is_refused_with_its_line(queues: Any, told: str) -> None:
         ({"a": {"queue": "fast", "priority": 3}}, "no option 'priority'"),
         ({"a": {"queues": "fast"}}, "Did you mean 'queue'?"),
         ({"a": lambda _: "fast"}, "cannot be called with (args, kwargs)"),
+        ({"a": later}, "is async, and nobody would wait"),
+        ({re.compile(b"a"): "fast"}, "one for bytes"),
+        ({"a ": "fast"}, "no task has space around its name"),
+        ({"shop.[ab": "fast"}, "a '[' without its ']'"),
+        ({"a": {"queue": "fast", "dead_letter_queue": "a,b"}}, "name of a queue"),
         ({"a": {"queue": "fast", "dead_letter_queue": "slow"}}, "would run again"),
         ({"a": {"queue": "fast", "dead_letter_queue": 1}}, "dead_letter_queue is 1"),
     ],
@@ -302,3 +318,38 @@ def test_a_map_can_be_sent_to_another_process() -> None:
     found = routing_map({"a": by_size, re.compile("b"): "fast", "*": "slow"})
 
     assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301 - our own
+
+
+# -- what is asked about a map
+
+
+def test_a_call_is_matched_by_the_rule_that_decides() -> None:
+    found = routing_map({"shop.sync": by_size, "shop.*": "fast"})
+
+    matched = [found.match("shop.sync", (size,)) for size in (500, 5)]
+
+    assert [m and (m[0].line, m[1]) for m in matched] == [
+        ("jobkit_routes['shop.sync']", "slow"),
+        ("jobkit_routes['shop.*']", "fast"),
+    ]
+    assert found.match("mail.send") is None
+
+
+def test_the_queues_before_another_are_more_urgent() -> None:
+    found = routing_map({}, queues=None)
+
+    assert found.before("critical") == []
+    assert found.before("normal") == ["critical", "high"]
+    assert found.before("celery") == ["critical", "high", "normal", "low"]
+
+
+def test_rules_for_no_task_are_told_with_the_name_that_is_near() -> None:
+    found = routing_map({"shop.snyc": "fast", "mail.*": "slow", "shop.*": "slow"})
+
+    assert list(found.unused(["shop.sync", "celery.chord"])) == [
+        (
+            "jobkit_routes['shop.snyc'] is for no task of this app. "
+            "Did you mean 'shop.sync'?"
+        ),
+        "jobkit_routes['mail.*'] is for no task of this app.",
+    ]

@@ -9,8 +9,10 @@ from celery import Celery
 from kombu import Exchange, Queue
 from kombu.transport import memory
 
+from jobkit.errors import SettingsError
+from jobkit.order import Order
 from jobkit.queues import RoutingMap
-from jobkit.routing import MapRouter, install
+from jobkit.routing import Explanation, MapRouter, explain, install, overview
 
 DEFAULT_QUEUES = ["critical", "high", "normal", "low"]
 
@@ -25,8 +27,8 @@ def empty_broker() -> Iterator[None]:
     memory.Transport.global_state.clear()
 
 
-def make_app(**conf: Any) -> Any:
-    app: Any = Celery("shop", broker="memory://", set_as_current=False)
+def make_app(broker: str = "memory://", **conf: Any) -> Any:
+    app: Any = Celery("shop", broker=broker, set_as_current=False)
     app.conf.update(conf)
     return app
 
@@ -372,7 +374,7 @@ def test_a_queue_is_declared_as_the_map_has_it(
     options: dict[str, Any], arguments: dict[str, Any] | None
 ) -> None:
     app = make_app()
-    install(app, RoutingMap.read({"work": options, "rest": {}}, {}), "pile")
+    install(app, RoutingMap.read({"work": options, "rest": {}}, {}), collected="pile")
 
     assert app.amqp.queues["work"].queue_arguments == arguments
     assert app.amqp.queues["rest"].queue_arguments is None
@@ -386,3 +388,178 @@ def test_the_apps_own_type_counts_for_what_is_collected() -> None:
     assert arguments["x-own"] == 1
     assert arguments["x-dead-letter-strategy"] == "at-least-once"
     assert arguments["x-dead-letter-routing-key"] == "jobkit.dead_letters"
+
+
+# -- the order of the queues
+
+REDIS = "redis://127.0.0.1:1/0"
+ORDER = Order((("critical", 8), ("high", 4), ("normal", 2), ("low", 1)))
+
+
+def ordered(order: Order | None = None, **conf: Any) -> Any:
+    app = make_app(**conf)
+    install(app, RoutingMap.read(None, {}), order)
+    return app.conf
+
+
+def test_on_redis_workers_get_the_order_and_take_nothing_ahead() -> None:
+    conf = ordered(broker=REDIS)
+
+    assert conf.broker_transport_options == {"queue_order_strategy": ORDER}
+    assert conf.worker_prefetch_multiplier == 1
+    assert conf.worker_disable_prefetch is True
+
+
+def test_the_order_may_be_strict() -> None:
+    strict = Order(ORDER.weights, strict=True)
+
+    conf = ordered(strict, broker=REDIS)
+
+    assert conf.broker_transport_options["queue_order_strategy"] == strict
+
+
+@pytest.mark.parametrize("broker", ["memory://", "amqp://", "nonsense://"])
+def test_other_brokers_get_no_option_that_they_do_not_know(broker: str) -> None:
+    conf = ordered(broker=broker)
+
+    assert conf.broker_transport_options == {}
+    assert conf.worker_prefetch_multiplier == 1
+    assert conf.worker_disable_prefetch is False
+
+
+def test_a_project_that_has_its_own_order_and_prefetch_keeps_them() -> None:
+    theirs = {"queue_order_strategy": "sorted", "visibility_timeout": 60}
+
+    conf = ordered(
+        broker=REDIS,
+        broker_transport_options=theirs,
+        worker_prefetch_multiplier=3,
+        worker_disable_prefetch=False,
+    )
+
+    assert conf.broker_transport_options == theirs
+    assert conf.worker_prefetch_multiplier == 3
+    assert conf.worker_disable_prefetch is False
+
+
+def test_the_projects_transport_options_stay() -> None:
+    theirs = {"visibility_timeout": 60}
+
+    options = ordered(broker=REDIS, broker_transport_options=theirs)
+
+    assert options.broker_transport_options == {
+        "visibility_timeout": 60,
+        "queue_order_strategy": ORDER,
+    }
+    assert theirs == {"visibility_timeout": 60}
+
+
+def test_installing_again_replaces_the_order() -> None:
+    app = make_app(broker=REDIS)
+    install(app, RoutingMap.read(None, {}))
+
+    install(app, RoutingMap.read({"one": {}}, {}))
+
+    options = app.conf.broker_transport_options
+    assert options["queue_order_strategy"] == Order((("one", 1),))
+
+
+def test_without_a_map_prefetch_and_order_are_celerys() -> None:
+    app = make_app(broker=REDIS)
+
+    install(app, None)
+
+    assert app.conf.broker_transport_options == {}
+    assert app.conf.worker_prefetch_multiplier == 4
+    assert app.conf.worker_disable_prefetch is False
+
+
+# -- one task at a time
+
+
+def test_the_map_may_be_adopted_for_one_task() -> None:
+    app = installed({"shop.sync": "critical"}, task_routes=THEIRS)
+    for name in ("shop.sync", "shop.report", "mail.send"):
+        add_task(app, name)
+
+    assert landed(app, "shop.sync") == "critical"
+    assert landed(app, "shop.report") == "theirs"
+    assert landed(app, "mail.send") == "celery"
+    assert consumed(app) == ["celery", *DEFAULT_QUEUES]
+
+
+# -- explained
+
+MAP = RoutingMap.read(
+    {"fast": {"weight": 3, "target": 60}, "slow": {"dead_letter_queue": "graves"}},
+    {
+        "shop.sync": {"queue": "fast", "dead_letter_queue": "sync.graves"},
+        "shop.by_size": lambda args, _: "slow" if args[0] > 9 else None,
+        "shop.*": "slow",
+    },
+)
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An app with the map, whose tasks are its own alone."""
+    monkeypatch.setattr("celery._state._on_app_finalizers", set())
+    app = make_app(task_routes={"mail.*": "theirs"})
+    install(app, MAP)
+    for name in ("shop.sync", "shop.by_size", "mail.send", "other"):
+        add_task(app, name)
+    return app
+
+
+def test_all_tasks_are_explained(shop: Any) -> None:
+    assert overview(shop, MAP) == [
+        Explanation("mail.send", "theirs", "task_routes", None, None, "theirs.dead"),
+        Explanation("other", "celery", "task_default_queue", None, None, "celery.dead"),
+        Explanation(
+            "shop.by_size", "", "jobkit_routes['shop.by_size'], by the arguments"
+        ),
+        Explanation(
+            *("shop.sync", "fast", "jobkit_routes['shop.sync']", 3, 60.0, "sync.graves")
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "rule"),
+    [(10, "jobkit_routes['shop.by_size']"), (1, "jobkit_routes['shop.*']")],
+)
+def test_one_call_is_explained_by_its_arguments(
+    shop: Any, size: int, rule: str
+) -> None:
+    told = explain(shop, MAP, "shop.by_size", [size])
+
+    assert (told.queue, told.rule) == ("slow", rule)
+    assert (told.weight, told.target, told.dead_letter_queue) == (1, None, "graves")
+    assert landed(shop, "shop.by_size", size) == told.queue
+
+
+@pytest.mark.filterwarnings(r"ignore:\s*The 'queue' task attribute")
+def test_the_tasks_own_queue_is_explained(shop: Any) -> None:
+    add_task(shop, "shop.urgent", queue="fast")
+
+    told = explain(shop, MAP, "shop.urgent")
+
+    assert (told.queue, told.rule) == ("fast", "the task's own options")
+    assert told in overview(shop, MAP)
+
+
+def test_a_rule_that_raises_is_named(shop: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        explain(shop, MAP, "shop.by_size", ["many"])
+
+    assert "The route of shop.by_size('many') is not known" in str(caught.value)
+    assert "TypeError" in str(caught.value)
+
+
+def test_without_a_map_celerys_own_routes_are_explained() -> None:
+    app = make_app(task_routes=THEIRS)
+
+    told = explain(app, None, "shop.sync")
+
+    assert (told.queue, told.rule, told.weight) == ("theirs", "task_routes", None)
+    assert told.dead_letter_queue == "theirs.dead"

@@ -35,6 +35,7 @@ DEFAULTS = {
     "queues": None,
     "routes": None,
     "queue_order": "weighted",
+    "time_slice": None,
 }
 
 ACCEPTED = [
@@ -57,6 +58,8 @@ ACCEPTED = [
     ("queues", {"high": {}}),
     ("routes", {"*": "high"}),
     ("queue_order", "strict"),
+    ("time_slice", 60.0),
+    ("time_slice", None),
 ]
 
 REFUSED = [
@@ -82,6 +85,9 @@ REFUSED = [
     ("mirror_interval", None),
     ("queue_order", "random"),
     ("queue_order", ["strict"]),
+    ("time_slice", 0),
+    ("time_slice", "1m"),
+    ("time_slice", True),
 ]
 
 PERIODS = sorted(

@@ -45,6 +45,9 @@ def register(app: Celery, stages: Iterable[str]) -> None:
     task("phases", base=Phased, stages=list(map(_stage, stages)))(phases)
     task("add", base=JobTask)(add)
     task("patient", base=JobTask)(patient)
+    task("quick", base=JobTask)(quick)
+    task("gated", base=JobTask)(gated)
+    app.task(name="t.plain", shared=False, ignore_result=True)(plain)
     task("total")(total)
     task("member")(member)
     task("blame")(blame)
@@ -57,10 +60,14 @@ def register(app: Celery, stages: Iterable[str]) -> None:
     wait = {"countdown": 0.1, "max_retries": 2}
     task("automatic", autoretry_for=(KeyError,), retry_kwargs=wait)(automatic)
     task("end_as")(end_as)
+    _register_limited(task)
+    _register_unique(task)
+
+
+def _register_limited(task: Callable[..., Callable[[Callable[..., Any]], Any]]) -> None:
     once_more = {"unknown": 1, "base": 0}
     task("soft", soft_time_limit=0.5, retry_policy=once_more)(wait_long)
     task("hard", time_limit=1)(wait_long)
-    _register_unique(task)
 
 
 def _register_unique(task: Callable[..., Callable[[Callable[..., Any]], Any]]) -> None:
@@ -96,6 +103,24 @@ def journal(task: JobTask) -> Journal:
 def note(task: JobTask, item: object) -> None:
     """Write down that the running job did ``item``."""
     journal(task).write(task.job.id, task.job.fence, item)
+
+
+def plain() -> None:
+    """A task that is no job."""
+
+
+def quick(task: JobTask) -> None:
+    """A job that takes hardly any time."""
+    note(task, "start")
+    time.sleep(0.005)
+
+
+def gated(task: JobTask) -> None:
+    """A job that goes on when the test lets it: when there is a file of its name."""
+    note(task, "start")
+    gate = Path(task.app.conf["journal"]).with_name(f"gate-{task.job.id}")
+    while not gate.exists() and not task.job.should_stop():
+        time.sleep(0.005)
 
 
 def patient(task: JobTask, items: int) -> None:

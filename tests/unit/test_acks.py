@@ -1,0 +1,55 @@
+"""Which messages are acknowledged for their age."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.worker import state
+
+from jobkit import clock
+from jobkit.acks import LOOKED_AHEAD, Acknowledger
+from jobkit.settings import Settings
+from jobkit.store.memory import MemoryStore
+
+
+class Request(SimpleNamespace):
+    """What an acknowledger knows of a request."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    acknowledged = False
+    time_start: float | None = None
+
+
+def long(**values: Any) -> bool:
+    """Whether a request of this worker is old enough."""
+    request = Request(**values)
+    state.reserved_requests.add(request)
+    try:
+        found = list(Acknowledger(MemoryStore(), Settings(), Request)._long())
+    finally:
+        state.reserved_requests.discard(request)
+    return request in found
+
+
+@pytest.mark.parametrize(("age", "is_long"), [(9, False), (11, True)])
+def test_a_job_that_waits_is_acknowledged_in_time(age: float, *, is_long: bool) -> None:
+    assert long(received_at=clock.wall() - age) is is_long
+
+
+@pytest.mark.parametrize(
+    ("age", "is_long"), [(LOOKED_AHEAD - 9, False), (LOOKED_AHEAD - 1e-6, True)]
+)
+def test_one_that_was_taken_ahead_waits_for_its_turn(
+    age: float, *, is_long: bool
+) -> None:
+    received = clock.wall() - age - (1 if is_long else 0)
+
+    # So that no queue that is seldom served is taken to this worker bit by bit.
+    assert long(received_at=received, shelved_at=1.0) is is_long
+
+
+def test_one_that_runs_is_acknowledged_in_time_however_it_came() -> None:
+    now = clock.wall()
+
+    assert long(received_at=now - 11, time_start=now - 11, shelved_at=1.0)
+    assert not long(received_at=now - 99, time_start=now - 9, shelved_at=1.0)

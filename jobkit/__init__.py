@@ -30,12 +30,14 @@ from jobkit.errors import (
 )
 from jobkit.job import Event, ItemFailure, Job, Page, Progress
 from jobkit.kit import JobKit
+from jobkit.limits import Limit, RateLimit
 from jobkit.portable import Restored
 from jobkit.progress import Stage
 from jobkit.results import JobResult
 from jobkit.retry import RetryPolicy
 from jobkit.skip import SkipPolicy
 from jobkit.states import State
+from jobkit.store.slots import LimitState
 from jobkit.task import JobTask, ProgressTask
 
 __version__ = "0.1.0"
@@ -58,13 +60,16 @@ __all__ = [
     "JobTask",
     "JobkitError",
     "LeaseLost",
+    "Limit",
     "LimitError",
+    "LimitState",
     "NotAllowed",
     "Page",
     "Paused",
     "Permanent",
     "Progress",
     "ProgressTask",
+    "RateLimit",
     "RateLimited",
     "Restored",
     "RetryPolicy",

@@ -12,10 +12,12 @@ from jobkit.checkpoint import Checkpoint
 from jobkit.errors import JobNotFound, NotAllowed, SettingsError
 from jobkit.filters import Filters, Wanted
 from jobkit.job import Event, ItemFailure, Job, Message, NewJob, Page, ReplayMode
+from jobkit.limits import check_terms
 from jobkit.portable import Restored, csv_lines, export, restore
 from jobkit.states import State
 from jobkit.store.base import Store
 from jobkit.store.redis import RedisStore
+from jobkit.store.slots import LimitState
 
 IDLE = 30.0
 """Seconds without news after which a watcher looks whether the job is over."""
@@ -25,6 +27,8 @@ SHOWN = 50
 
 ROWS = 500
 """Failed items that are read at a time."""
+SPAN = 30.0
+"""Seconds that a job has for beginning which is next in the place of another one."""
 
 Listener = Callable[[str, str], None]
 
@@ -152,6 +156,36 @@ class Client:
             if event is not None and event.state.finished:
                 return
 
+    def set_limit(self, key: str, n: int | None, per: float | None = None) -> None:
+        """Change a limit for the jobs that have this key, at once and for all.
+
+        With ``per`` (seconds) it is a rate. None takes the change back: what the
+        code says is in force again. ``key`` is a key as ``limits`` shows it, with the
+        arguments filled in.
+
+        Raises:
+            SettingsError: ``n`` is below 1, or ``per`` is no time.
+        """
+        if n is not None:
+            check_terms(key, n, per)
+        self.store.set_limit(key, n, per)
+
+    def limit(self, key: str, *, rate: bool = False) -> LimitState | None:
+        """Who holds a limit now, and how many wait; None when nobody uses it."""
+        return self.store.limit(key, rate=rate)
+
+    def limits(self, *, after: str | None = None, limit: int = 50) -> Page[LimitState]:
+        """The limits that are in use, or were changed, in the order of their keys.
+
+        A page's ``next`` goes into ``after``.
+
+        Raises:
+            SettingsError: ``limit`` is below 1.
+        """
+        if limit < 1:
+            raise SettingsError(f"A page has room for one at least: limit={limit}.")
+        return self.store.limits(after, limit)
+
     def cancel(self, job_id: str, *, reason: str = "", actor: str = "") -> bool:
         """Cancel a job: at once if it waits, at its next item if it runs.
 
@@ -159,6 +193,8 @@ class Client:
         JobNotFound.
         """
         answer, state = self.store.ask(job_id, "cancel", actor, reason)
+        if answer == "done":
+            self.store.release(job_id, 0, SPAN)
         if answer == "done" and state is State.CANCELLED and self._cancelled:
             self._cancelled(job_id, reason)
         return answer != "refused"
@@ -166,6 +202,8 @@ class Client:
     def pause(self, job_id: str, *, reason: str = "", actor: str = "") -> bool:
         """Pause a job until it is resumed; False when it had ended before."""
         answer, _ = self.store.ask(job_id, "pause", actor, reason)
+        if answer == "done":
+            self.store.release(job_id, 0, SPAN)
         return answer != "refused"
 
     def resume(self, job_id: str, *, actor: str = "") -> None:

@@ -40,14 +40,15 @@ class Dispatcher:
         """Publish all that is due; how many messages it were."""
         count = 0
         while due := self._store.claim_due(BATCH, GRACE):
-            published = sum(self._dispatch(job) for job in due)
+            published = sum(self.dispatch(job) for job in due)
             count += published
             # What a broker out of reach did not take is left for a later round.
             if published < BATCH:
                 break
         return count
 
-    def _dispatch(self, due: Due) -> bool:
+    def dispatch(self, due: Due) -> bool:
+        """Publish the message of one job; whether the broker took it."""
         try:
             message = Message.decode(due.message)
         except (CodecError, ValueError, TypeError):

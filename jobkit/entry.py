@@ -23,6 +23,7 @@ from jobkit.job import Message, NewJob, Unique
 from jobkit.publishing import ETA, GENERATION, Publish, broker_errors
 from jobkit.recording import record, unique_of
 from jobkit.store.base import DUPLICATE, Entered
+from jobkit.store.slots import Claim
 
 if TYPE_CHECKING:
     from jobkit.task import JobTask
@@ -81,6 +82,7 @@ class Entry:
         self.there = job_id
         self.existing = False
         self._unique = unique
+        self.claims: tuple[Claim, ...] = ()
         self._once = once
         self._task = task
         self._id = job_id
@@ -108,15 +110,26 @@ class Entry:
         job = self._task.new_job(self._id, message, self._owner, self._delay)
         # As in Celery, an id may be used again; an idempotency key may not.
         again = not self._once and may_repeat()
-        job = replace(job, again=again, unique=self._unique)
+        blocked = bool(self.claims) and not self._delay
+        job = replace(job, again=again, unique=self._unique, blocked=blocked)
         entered = self._record(job)
         if not entered:
             self.existing, self.there = True, entered.id
             self._yield_to(entered.id)
             return
         signals.job_queued.send(sender=job.task, job_id=job.id, delay=self._delay)
-        if not self._delay:
+        if not self._delay and (not blocked or self._is_let_go()):
             self._publish(publish)
+
+    def _is_let_go(self) -> bool:
+        """Whether its limits let the job go now; else it waits in the store."""
+        kit, current = self._task.kit, execution.current()
+        hint = kit.settings.hint_seconds
+
+        def line_up() -> bool:
+            return kit.turns.line_up(self._id, self.claims, hint)
+
+        return current.hand_on(line_up) if current else line_up()
 
     def _record(self, job: NewJob) -> Entered:
         enter = partial(record, self._task.kit.store, self._task, job, uuid.uuid4().hex)

@@ -31,6 +31,8 @@ from jobkit.retry import Budgets, Decision, RetryPolicy, decide
 from jobkit.run import Run
 from jobkit.states import State
 from jobkit.store.base import REPLACED, Failure, InterruptKind, Store
+from jobkit.store.slots import Claim
+from jobkit.verdicts import Verdict, classify
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -77,6 +79,7 @@ class Execution:
     stored: bool = False
     failure: Failure | None = None
     reason: str = ""
+    claims: tuple[Claim, ...] = ()
     mirrored: float = 0.0
     arguments: tuple[Any, Any] | None = None
 
@@ -194,16 +197,17 @@ class Execution:
         self.interrupt(kind)
         raise Ignore(f"{type(stop).__name__}: {stop}")
 
-    def interrupt(self, kind: InterruptKind, reason: str = "") -> None:
+    def interrupt(self, kind: InterruptKind, reason: str = "") -> State:
         """Give the job back without an error; Celery has to be told by the caller."""
         run = self.run
         state = run.insist(
             lambda: self.store.interrupt(self.id, run.lease.fence, kind, reason)
         )
-        self._end()
+        self._end(state)
         if state is None:
             self._lost()
         self._stopped(state)
+        return state
 
     def exiting(self) -> None:
         """The process is being ended: hand the job over if its worker shuts down."""
@@ -225,12 +229,21 @@ class Execution:
             self._confirm()
             self.failure, self.reason = failure, _why(error, decision)
             return
+        if decision.rate_limited and self.claims:
+            self._slow_down(error)
         self._retry(failure, decision.delay, None)
         signals.job_retrying.send(
             sender=self.task.name, job_id=self.id, error=error, delay=decision.delay
         )
         when: Any = decision.delay
         raise Retry(exc=error, when=when, sig=self._eager_again())
+
+    def _slow_down(self, error: Exception) -> None:
+        """Let nobody else start under the same rates before the service wants it."""
+        verdict, wait = classify(error, self.policy.verdicts)
+        if verdict is Verdict.rate_limited and wait:
+            claims = self.claims
+            self.run.insist(lambda: self.store.slow_down(claims, wait))
 
     def retried(self, retry: Any) -> None:
         """The task asked for a retry itself, by ``self.retry`` or by raising Retry."""
@@ -278,7 +291,7 @@ class Execution:
         info = _info(error, "infrastructure")
         run = self.run
         released = run.insist(lambda: self.store.crash(self.id, run.job.worker, info))
-        self._end()
+        self._end(released.state if released else None)
         if released is None:
             self._lost()
         if released.state is State.DEAD:
@@ -452,8 +465,13 @@ class Execution:
         else:
             forget_progress(self.task, self.request)
 
-    def _end(self) -> None:
+    def _end(self, state: State | None = None) -> None:
         self.run.ended = True
+        if self.claims:
+            # A run that goes on at once elsewhere keeps its slots for that.
+            keep, fence = state is State.QUEUED, self.run.lease.fence
+            self.kit.turns.give_back(self.id, fence, keep=keep)
+            self.claims = ()
 
     def _lost(self) -> NoReturn:
         self._end()

@@ -18,7 +18,7 @@ from celery.exceptions import Ignore, Reject
 
 from jobkit import clock, signals
 from jobkit.dead_letters import bring_back, death_in
-from jobkit.errors import LeaseLost, SchemaError, StoreError
+from jobkit.errors import LeaseLost, SchemaError, SettingsError, StoreError
 from jobkit.execution import Execution
 from jobkit.job import Job, Message
 from jobkit.lease import Lease
@@ -26,6 +26,7 @@ from jobkit.publishing import ETA, GENERATION, body_of, from_request, without_de
 from jobkit.recording import adopt
 from jobkit.retry import Budgets
 from jobkit.run import Run
+from jobkit.states import State
 from jobkit.store.base import Start, Store
 from jobkit.store.memory import MemoryStore
 
@@ -87,8 +88,40 @@ class Gate:
             current.run.ended = True
             current.release()
             raise Ignore(misfit)
+        if not self._local:
+            self._admit(current)
         signals.job_started.send(sender=self._task.name, job_id=self._id, job=start.job)
         return current
+
+    def _admit(self, current: Execution) -> None:
+        """Take the slots that the task's limits want, or let the job wait for them.
+
+        Raises:
+            Ignore: It waits in the store.
+            SettingsError: An argument of the job is not fit for a limit.
+        """
+        try:
+            claims = self._task.claims(self._request.args, self._request.kwargs)
+        except SettingsError as error:
+            current.failed(error)
+            raise
+        if not claims:
+            return
+        lease, turns, sent_at = current.run.lease, self._kit.turns, clock.monotonic()
+        with suppress(LeaseLost):  # then the next owner is judged
+            standing = current.run.insist(
+                lambda: turns.take(self._id, lease.fence, claims, lease.seconds)
+            )
+            if standing == "held":
+                current.claims = claims
+                lease.hold_slots(sent_at)
+                return
+            keys = ", ".join(claim.key for claim in claims)
+            if current.interrupt("block", keys) is not State.BLOCKED:
+                turns.give_back(self._id, 0)  # it was cancelled or paused meanwhile
+        current.run.ended = True
+        current.release()
+        raise Ignore("it waits for a limit")
 
     def _leave_to_others(self) -> NoReturn:
         """Have the job published again at once, for a worker that stays."""
@@ -182,8 +215,19 @@ class Gate:
             )
             with suppress(StoreError):  # then it is told once more
                 self._store.told(self._id)
+        if start.outcome in ("cancelled", "paused") and self._may_wait():
+            self._kit.turns.give_back(self._id, 0)
         logger.info("Job %s is not started: %s", self._id, start.outcome)
         raise Ignore(f"not started: {start.outcome}")
+
+    def _may_wait(self) -> bool:
+        """Whether the job may have a place in the line of a limit."""
+        with suppress(SettingsError):
+            request = self._request
+            return not self._local and bool(
+                self._task.claims(request.args, request.kwargs)
+            )
+        return False
 
     def _execute(self, job: Job) -> Execution:
         task, settings = self._task, self._kit.settings

@@ -238,7 +238,9 @@ class NewJob:
     ``stages`` are the declared names in order, ``crash_limit`` is the number of
     crashes without progress after which it is dead, ``delay`` (seconds) makes
     it SCHEDULED; without one it is QUEUED, and the caller publishes its message.
-    ``dead_letter_queue`` is empty unless the project names one. With ``again`` it may have the id of a job that has ended, which is forgotten.
+    With ``blocked`` it is BLOCKED instead, until ``unblock``.
+    ``dead_letter_queue`` is empty unless the project names one. With ``again`` it may
+    have the id of a job that has ended, which is forgotten.
     ``replay_of`` is the job whose failed items it is over.
     """
 
@@ -253,6 +255,7 @@ class NewJob:
     crash_limit: int = 3
     delay: float | None = None
     again: bool = False
+    blocked: bool = False
     replay_of: str = ""
     unique: Unique | None = None
 

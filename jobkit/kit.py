@@ -9,17 +9,20 @@ from typing import Any, cast
 
 from celery import Celery, current_app
 from celery.signals import before_task_publish
+from kombu.exceptions import OperationalError
 
 from jobkit import results, routing
 from jobkit.bulk import STAGES, carry_out
 from jobkit.client import Client
+from jobkit.dispatcher import Dispatcher
 from jobkit.drain import DrainFlag
 from jobkit.entry import ENTERING, may_repeat
 from jobkit.errors import CodecError, SettingsError, StoreError, StoreUnavailable
 from jobkit.lease import Keeper, Slice
+from jobkit.limits import LimitMap
 from jobkit.lookahead import LookaheadStep
 from jobkit.order import Order
-from jobkit.publishing import anew, catch
+from jobkit.publishing import anew, catch, publish_from_pool
 from jobkit.queues import RoutingMap
 from jobkit.recording import adopt
 from jobkit.retry import RetryPolicy
@@ -28,6 +31,7 @@ from jobkit.store.base import Retention, Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
 from jobkit.task import JobTask, ProgressTask
+from jobkit.turns import Turns
 from jobkit.worker import JobStep
 
 logger = logging.getLogger(__name__)
@@ -99,6 +103,19 @@ class JobKit:
         return None if routing_map is None else _order(routing_map, self.settings)
 
     @cached_property
+    def limit_map(self) -> LimitMap:
+        """The limits of the setting, beside those of the tasks."""
+        return LimitMap.read(self.settings.limits)
+
+    @cached_property
+    def turns(self) -> Turns:
+        """Slots for the runs of this process; not for the main process of a worker."""
+        publish = partial(publish_from_pool, self.app)
+        hint, span = self.settings.hint_seconds, self.settings.lease_seconds
+        dispatcher = Dispatcher(self.store, publish, hint, (OperationalError,))
+        return Turns(self.store, dispatcher, span)
+
+    @cached_property
     def store(self) -> Store:
         """Where the jobs are.
 
@@ -155,6 +172,10 @@ class JobKit:
             SettingsError: A setting is wrong.
         """
         _ = self.settings, self.retry_policy, self.routing_map
+        if self.limit_map.limits:
+            for task in self.app.tasks.values():
+                if isinstance(task, JobTask):
+                    task.check_limits()
         try:
             self.store.ping()
         except StoreUnavailable as error:

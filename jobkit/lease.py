@@ -81,6 +81,7 @@ class Lease:
         self._saved = self._slice_began = clock.monotonic()
         self._confirmed = self._saved if sent_at is None else sent_at
         self._tried = self._confirmed
+        self._slots_confirmed: float | None = None
 
     @property
     def lost(self) -> bool:
@@ -88,7 +89,14 @@ class Lease:
         return self._taken or self._age() >= self.seconds * 2 / 3
 
     def _age(self) -> float:
-        return clock.monotonic() - self._confirmed
+        confirmed = self._confirmed
+        if self._slots_confirmed is not None:
+            confirmed = min(confirmed, self._slots_confirmed)
+        return clock.monotonic() - confirmed
+
+    def hold_slots(self, sent_at: float) -> None:
+        """Keep the run's slots beside its lease; without them it stops as well."""
+        self._slots_confirmed = sent_at
 
     def confirm(self, sent_at: float, kept: Kept) -> None:
         """Take in the answer to a command that was sent at ``sent_at``."""
@@ -157,6 +165,8 @@ class Lease:
         now = self._tried = clock.monotonic()
         try:
             kept = self.store.renew(self.job_id, self.fence, self.seconds)
+            if self._slots_confirmed is not None:
+                self._renew_slots(now)
         except StoreUnavailable as error:
             left = self.seconds * 2 / 3 - self._age()
             logger.warning(
@@ -167,6 +177,12 @@ class Lease:
             logger.exception("Job %s cannot renew its lease", self.job_id)
         else:
             self.confirm(now, kept)
+
+    def _renew_slots(self, sent_at: float) -> None:
+        if self.store.renew_slots(self.job_id, self.fence, self.seconds):
+            self._slots_confirmed = sent_at
+        else:
+            self._taken = True
 
 
 class Keeper:

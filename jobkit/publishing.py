@@ -363,21 +363,12 @@ class Publisher:
 
     def _send(self, message: Message) -> None:
         connection = self._connect()
-        known = self._declare(message)
+        known = declared(self._app, message)
         try:
             if not message.exchange and not known:
                 self._make(connection, message.routing_key)
             with connection.Producer(auto_declare=False) as producer:
-                producer.publish(
-                    message.body,
-                    exchange=message.exchange,
-                    routing_key=message.routing_key,
-                    content_type=message.content_type,
-                    content_encoding=message.content_encoding,
-                    headers=dict(message.headers),
-                    declare=known,
-                    **message.properties,
-                )
+                _send(self._app, producer, message)
         except broker_errors(connection) as error:
             self.close()
             raise OperationalError(str(error)) from error
@@ -410,13 +401,46 @@ class Publisher:
             self._connection = connection
         return self._connection
 
-    def _declare(self, message: Message) -> list[Any]:
-        queues = self._app.amqp.queues
-        if message.exchange:
-            place = (message.exchange, message.routing_key)
-            return [queue for queue in queues.values() if _place(queue) == place]
-        queue = queues.get(message.routing_key)
-        return [queue] if queue is not None else []
+
+def publish_from_pool(app: Celery, message: Message) -> None:
+    """Publish a message as it was kept, over a connection of the app's pool.
+
+    Not in the main process of a worker: see ``Publisher``.
+
+    Raises:
+        OperationalError: The broker cannot be reached.
+    """
+    once = {"max_retries": 1, "interval_start": 0}
+    pool: Any = app.producer_or_acquire()
+    with pool as producer:
+        try:
+            _send(app, producer, message, retry=True, retry_policy=once)
+        except broker_errors(producer.connection) as error:
+            raise OperationalError(str(error)) from error
+
+
+def _send(app: Celery, producer: Any, message: Message, **options: Any) -> None:
+    producer.publish(
+        message.body,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        headers=dict(message.headers),
+        declare=declared(app, message),
+        **options,
+        **message.properties,
+    )
+
+
+def declared(app: Celery, message: Message) -> list[Any]:
+    """The queues to declare with a message, as its first caller did."""
+    queues = app.amqp.queues
+    if message.exchange:
+        place = (message.exchange, message.routing_key)
+        return [queue for queue in queues.values() if _place(queue) == place]
+    queue = queues.get(message.routing_key)
+    return [queue] if queue is not None else []
 
 
 def _place(queue: Any) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from jobkit.publishing import Publisher, broker_errors
 from jobkit.rescue import Rescue
 from jobkit.states import State
 from jobkit.store.base import Dropped, Released
+from jobkit.turns import Turns
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -53,6 +55,12 @@ class Rounds:
         named = kit.routing_map.dead_letter_queues() if kit.routing_map else ()
         self._graves = frozenset(named)
         self._copies = Copies(self.store, self._publisher.publish)
+        self._next_publisher = Publisher(kit.app)
+        self._turns = Turns(
+            self.store,
+            Dispatcher(self.store, self.publish_next, hint, (OperationalError,)),
+            kit.settings.lease_seconds,
+        )
 
     def rescue(self) -> int:
         """Rescue all jobs whose lease has ended; how many it were."""
@@ -75,6 +83,17 @@ class Rounds:
         if self._graves:
             self._count("copied", self._copies.round())
         return published
+
+    def hand_over(self, seconds: float, wait: Callable[[float], object]) -> int:
+        """Let go whoever is next under a limit; see ``Turns.round``.
+
+        It belongs into one thread, with ``part``.
+        """
+        return self._count("let_go", self._turns.round(seconds, wait))
+
+    def part(self) -> None:
+        """Give back the broker connection of ``hand_over``."""
+        self._next_publisher.close()
 
     def prune(self) -> int:
         """Remove finished records whose retention has passed; how many it were.
@@ -125,6 +144,10 @@ class Rounds:
         """Publish one message as it was kept."""
         self._publisher.publish(message)
 
+    def publish_next(self, message: Message) -> None:
+        """Publish the message of a job that was let go."""
+        self._next_publisher.publish(message)
+
     def released(self, released: Released) -> None:
         """Tell Celery and receivers of a job that was rescued."""
         try:
@@ -161,6 +184,7 @@ class RoundByHand(Rounds):
             reach(self._kit.app)
             self.rescue()
             self.tell()
+            self.hand_over(0, lambda _: True)
             self.dispatch()
             self.pruned = self.prune()
         finally:
@@ -175,6 +199,10 @@ class RoundByHand(Rounds):
             self.refused.append((message, str(error)))
             raise
         self.published.append(message)
+
+    def publish_next(self, message: Message) -> None:
+        """Publish the message of a job that was let go, over the same connection."""
+        self.publish(message)
 
     def released(self, released: Released) -> None:
         """Tell of a job that was rescued, and remember it."""

@@ -44,8 +44,8 @@ class Settings:
     progress in the result backend (0: none), ``keep_*`` is how long finished
     records stay, ``dead_letter_notice`` is how long before its end a dead one is
     announced. ``time_slice`` is how long a job goes on before it asks whether more
-    urgent ones wait (None: for ever). ``retry_policy``, ``queues`` and ``routes`` are
-    as written.
+    urgent ones wait (None: for ever). ``retry_policy``, ``queues``, ``routes`` and
+    ``limits`` are as written.
     """
 
     store_url: str | None = None
@@ -69,6 +69,7 @@ class Settings:
     routes: Any = None
     queue_order: QueueOrder = "weighted"
     time_slice: float | None = None
+    limits: Any = None
 
     @classmethod
     def read(cls, conf: Mapping[str, Any]) -> Settings:
@@ -195,6 +196,7 @@ _KINDS = {
     "dead_letter_notice": _PERIOD,
     "queues": _ANYTHING,
     "routes": _ANYTHING,
+    "limits": _ANYTHING,
     "queue_order": _Kind(
         "'weighted' or 'strict'",
         lambda v: isinstance(v, str) and v in ("weighted", "strict"),

@@ -34,7 +34,7 @@ WAITING = frozenset(
 MOVES: dict[State, frozenset[State]] = {
     State.SCHEDULED: frozenset({State.QUEUED, State.PAUSED, State.CANCELLED}),
     State.QUEUED: frozenset(
-        {State.RUNNING, State.BLOCKED, State.PAUSED, State.CANCELLED, State.DEAD},
+        {State.RUNNING, State.PAUSED, State.CANCELLED, State.DEAD},
     ),
     State.BLOCKED: frozenset({State.QUEUED, State.PAUSED, State.CANCELLED}),
     State.RUNNING: frozenset(

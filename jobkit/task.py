@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
+from inspect import Signature, getattr_static
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from celery import Celery, Task
@@ -23,6 +24,7 @@ from jobkit.execution import Execution
 from jobkit.gate import Gate
 from jobkit.items import StageRun
 from jobkit.job import Message, NewJob, Unique
+from jobkit.limits import AnyLimit, check_names, claims_of, limits_of, signature_of
 from jobkit.progress import Plan, Stage, total_of
 from jobkit.publishing import (
     MessageCatcher,
@@ -34,6 +36,7 @@ from jobkit.retry import RetryPolicy
 from jobkit.run import CurrentJob
 from jobkit.settings import KEY, Settings
 from jobkit.skip import Skipping, SkipPolicy
+from jobkit.store.slots import Claim
 from jobkit.unique import OnDuplicate, Uniqueness, Until
 
 if TYPE_CHECKING:
@@ -67,6 +70,8 @@ class JobTask(BaseTask):
       job that is there, ``"raise"`` ``DuplicateJob``, or ``"replace_queued"``: return
       it, with the newest arguments as long as it has not begun; all else of it, its
       time and its place in the queue too, stays as it was.
+    * ``limits``: ``Limit(key, n)`` and ``RateLimit(key, n, per)``, whose keys may name
+      arguments of the task; those of the setting ``jobkit_limits`` come beside them.
     """
 
     abstract = True
@@ -84,6 +89,7 @@ class JobTask(BaseTask):
     unique_on: Sequence[str] | None = None
     unique_until: Until | float | timedelta = "finish"
     on_duplicate: OnDuplicate = "return"
+    limits: Iterable[AnyLimit | dict[str, Any]] = ()
 
     uniqueness: ClassVar[Uniqueness | None] = None
     make_kit: ClassVar[Callable[[Celery], JobKit]]
@@ -109,10 +115,46 @@ class JobTask(BaseTask):
             RetryPolicy.of(cls.retry_policy)
         cls.skip_policy = SkipPolicy.of(cls.skip_policy)
         cls.uniqueness = Uniqueness.of(cls)
+        cls.limits = limits_of(cls.limits)
+        check_names(cls.limits, cls._signature())
         own = [name for name in LIKE_SETTINGS if getattr(cls, name) is not None]
         checked = Settings.read({KEY + name: getattr(cls, name) for name in own})
         for name in own:
             setattr(cls, name, getattr(checked, name))
+
+    @classmethod
+    def _signature(cls) -> Signature:
+        bound = not isinstance(getattr_static(cls, "run"), staticmethod)
+        return signature_of(cls.run, bound=bound)
+
+    @cached_property
+    def _limits(self) -> tuple[tuple[AnyLimit, ...], Signature]:
+        merged = self.kit.limit_map.merged(self.name, limits_of(self.limits))
+        signature = self._signature()
+        try:
+            check_names(merged, signature)
+        except SettingsError as error:
+            raise SettingsError(f"Task {self.name!r}: {error}") from None
+        return merged, signature
+
+    def check_limits(self) -> None:
+        """Check the limits that the settings add to the task's own.
+
+        Raises:
+            SettingsError: One of them names an argument that the task does not have.
+        """
+        _ = self._limits
+
+    def claims(self, args: Any, kwargs: Any) -> tuple[Claim, ...]:
+        """What a call of the task wants of its limits.
+
+        Raises:
+            SettingsError: An argument is missing, or has no plain text.
+        """
+        try:
+            return claims_of(*self._limits, tuple(args or ()), kwargs or {})
+        except SettingsError as error:
+            raise SettingsError(f"Task {self.name!r}: {error}") from None
 
     @property
     def kit(self) -> JobKit:
@@ -178,6 +220,8 @@ class JobTask(BaseTask):
                 all the same, if only the answer was lost: with an
                 ``idempotency_key`` a second call is safe.
             LimitError: The message takes more than 1 MiB.
+            SettingsError: A limit needs an argument that is not given, or has no
+                plain text.
         """
         app = self.app
         if app.conf.task_always_eager:
@@ -192,12 +236,14 @@ class JobTask(BaseTask):
         task_id = task_id or self._new_id(unique)
         delay = delay_of(app, options.pop("countdown", None), options.pop("eta", None))
         options["headers"] = with_eta(app, options.get("headers"), delay)
+        claims = self.claims(args, kwargs)
         connection = options.pop("connection", None)
         if connection is not None:
             producer = app.amqp.Producer(connection, auto_declare=False)
         with app.producer_or_acquire(producer) as real:
             once = idempotency_key is not None
             entry = Entry(self, task_id, owner, delay, real, unique, once=once)
+            entry.claims = claims
             catcher: Any = MessageCatcher(real, task_id, self.name, entry.decide)
             entering = ENTERING.set(task_id)
             try:

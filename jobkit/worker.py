@@ -83,6 +83,8 @@ class JobStep(bootsteps.StartStopStep):
         store, every = rounds.store, settings.dispatch_interval
         self._go("jobkit-dispatcher", every, rounds.dispatch, rounds.disconnect)
         acks = Acknowledger(store, settings, JobRequest)
+        hand_over = partial(rounds.hand_over, every, self._stop.wait)
+        self._go("jobkit-limits", every, hand_over, rounds.part)
         self._go("jobkit-rescue", every, rounds.rescue, lambda: None)
         self._go("jobkit-untold", TELL_EVERY, rounds.tell, lambda: None)
         self._go("jobkit-acks", ACK_EVERY, acks.look, lambda: None)
@@ -113,9 +115,9 @@ class JobStep(bootsteps.StartStopStep):
     def info(self, obj: Any) -> dict[str, Any]:  # type: ignore[override]
         """What ``celery inspect stats`` tells of it, and ``celery jobs doctor``.
 
-        ``done`` counts the jobs that this worker has rescued, published, told
-        Celery the end of, and pruned, and the dead letters that it has copied,
-        collected and announced.
+        ``done`` counts the jobs that this worker has rescued, published, let go
+        under a limit, told Celery the end of, and pruned, and the dead letters that
+        it has copied, collected and announced.
         """
         return {
             "jobkit": {
@@ -268,6 +270,7 @@ class JobRequest(_Request):  # type: ignore[misc]
         released = self._kit.store.crash(self.id, self._worker, info)
         if released is None:
             return True
+        self._free()
         if released.state is State.DEAD:
             self._died("poison", released.task, info)
         elif released.state is State.CANCELLED:
@@ -284,8 +287,17 @@ class JobRequest(_Request):  # type: ignore[misc]
         self._revoked("terminated")
         # Its child is gone, so nobody else would carry it out.
         info = ErrorInfo("Terminated", str(error), verdict="infrastructure")
-        self._kit.store.crash(self.id, self._worker, info)
+        if self._kit.store.crash(self.id, self._worker, info):
+            self._free()
         return False
+
+    def _free(self) -> None:
+        """Free the slots of a run that is over; if it goes on, they are its next run's."""
+        store, span = self._kit.store, self._kit.settings.lease_seconds
+        job = store.get(self.id)
+        if job is not None and job.state is not State.RUNNING:
+            keep = job.state is State.QUEUED
+            store.release(self.id, job.fence, span, keep=keep)
 
     def _timed_out(self, error: BaseException) -> bool:
         # The fence is the child's; what it does meanwhile wins or is refused.
@@ -294,6 +306,7 @@ class JobRequest(_Request):  # type: ignore[misc]
         if job is not None and job.worker == self._worker:
             info = ErrorInfo(type(error).__name__, str(error), verdict="time_limit")
             if store.bury(self.id, job.fence, Failure(info, job.budgets), "time_limit"):
+                self._free()
                 self._died("time_limit", job.task, info)
         return False
 

@@ -31,6 +31,7 @@ from jobkit.job import (
     StopRequest,
 )
 from jobkit.states import State
+from jobkit.store.slots import Slots
 
 Begun = Literal[
     "run",
@@ -45,7 +46,7 @@ Begun = Literal[
 Note = Literal["uncopied", "unannounced"]
 Collected = Literal["filed", "queued", "known"]
 BulkAct = Literal["resume", "restart", "discard"]
-InterruptKind = Literal["drain", "slice", "pause", "cancel", "requeue"]
+InterruptKind = Literal["drain", "slice", "pause", "cancel", "requeue", "block"]
 Amended = Literal["ok", "begun", "gone"]
 
 REPLACED = "replaced"
@@ -76,6 +77,9 @@ PORTABLE = frozenset(
     }
 )
 """The fields of a dead job's record that an export has."""
+
+BLOCKED_FOR = 3600.0
+"""Seconds after which a BLOCKED job that nobody let go is judged anew."""
 
 EVENTS_KEPT = 200
 """Entries of a job's history; the oldest go first."""
@@ -230,7 +234,7 @@ class Dropped:
     tell: bool = False
 
 
-class Store(Protocol):
+class Store(Slots, Protocol):
     """Where the records of jobs are; see the module for what all verbs share."""
 
     @property
@@ -250,7 +254,7 @@ class Store(Protocol):
 
         An id that was ceded or whose job ended as ``REPLACED`` is free, and with
         ``again`` that of any job that has ended; its fence goes on. QUEUED, or
-        SCHEDULED when it has a delay. ``token`` names this call, so that its
+        SCHEDULED when it has a delay, or BLOCKED. ``token`` names this call, so that its
         repetition is answered like the first. ``hint`` is the time after which a
         QUEUED job's message is taken for lost.
         A unique key is its own until it ends (``until="finish"``), begins
@@ -358,7 +362,8 @@ class Store(Protocol):
         """Stop a run that did not fail; no attempt is counted.
 
         drain, slice and requeue: QUEUED and due at once; pause: PAUSED; cancel:
-        CANCELLED. For those that are due a cancel or pause that was asked for
+        CANCELLED; block: BLOCKED, and neither a start nor an interruption is
+        counted. For those that wait a cancel or pause that was asked for
         meanwhile is carried out instead. A pause without a reason is a drain if
         none is asked for (any more). None for a stale owner.
         """
@@ -402,6 +407,15 @@ class Store(Protocol):
 
         They are QUEUED, and due again after ``grace`` if nobody calls
         ``published`` by then.
+        """
+
+    def unblock(
+        self, job_id: str, grace: float
+    ) -> tuple[State, Due | None] | tuple[None, None]:
+        """Let a BLOCKED job go: QUEUED, to be published now by the caller.
+
+        Due again after ``grace`` if nobody calls ``published`` by then. The state
+        alone when it was not BLOCKED, None when there is no such job.
         """
 
     def next_due(self) -> float | None:

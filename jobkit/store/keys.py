@@ -30,6 +30,11 @@ class Keys:
         """The tags of all partitions."""
         return [self.tag(partition) for partition in range(self.partitions)]
 
+    @property
+    def limits(self) -> str:
+        """What every key of the limits begins with; they share one slot."""
+        return f"{{{self.prefix}:limits}}"
+
     def tag_of(self, job_id: str) -> str:
         """The tag of a job's partition."""
         return self.tag(self.partition(job_id))

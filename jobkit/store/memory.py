@@ -37,6 +37,7 @@ from jobkit.store.memory_records import (
     said,
     stored,
 )
+from jobkit.store.memory_slots import MemorySlots
 from jobkit.store.memory_unique import (
     amend,
     claim,
@@ -52,7 +53,7 @@ _DONE = frozenset({State.SUCCEEDED, State.PARTIAL})
 _AFTER_RETRY = frozenset({State.RETRYING, State.CANCELLED, State.PAUSED})
 
 
-class MemoryStore(DeadLetters, Letters):
+class MemoryStore(DeadLetters, Letters, MemorySlots):
     """A store without a server; it lives and dies with the process.
 
     Safe for threads, unknown to other processes.
@@ -232,14 +233,15 @@ class MemoryStore(DeadLetters, Letters):
             run = self._owned(job_id, fence)
             if run is None:
                 return self._became(job_id, fence)
-            if kind != "cancel":
+            if kind not in ("cancel", "block"):
                 run.count("interruptions")
+            if kind == "block":
+                run.unstart()
             taken_back = kind == "pause" and not (reason or run.request)
             if kind in ("cancel", "pause") and not taken_back:
                 run.stop(heard(run.request, kind, reason), at)
             elif not run.stop_if_asked(at):
-                run.queue(at, at)
-                run.event("interrupted", at, reason or kind)
+                run.give_back(kind, reason, at)
             return run.state
 
     def cede(self, job_id: str, fence: int) -> bool:
@@ -299,6 +301,20 @@ class MemoryStore(DeadLetters, Letters):
                 record.write(at, due_at=at + milliseconds(grace))
                 claimed.append(record.due())
             return claimed
+
+    def unblock(
+        self, job_id: str, grace: float
+    ) -> tuple[State, Due | None] | tuple[None, None]:
+        """Let a BLOCKED job go."""
+        with self._change() as at:
+            record = self._jobs.get(job_id)
+            if record is None:
+                return None, None
+            if record.state is not State.BLOCKED:
+                return record.state, None
+            record.queue(at, at + milliseconds(grace))
+            record.event("queued", at)
+            return record.state, record.due()
 
     def next_due(self) -> float | None:
         """Seconds until the next job is due."""

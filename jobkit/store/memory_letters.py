@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Unpack
 
+from jobkit.errors import StoreError
 from jobkit.filters import Filters, Wanted
 from jobkit.job import Job, Page
 from jobkit.states import State
 from jobkit.store.base import BulkAct, Letter
-from jobkit.store.memory_records import Record, page, said
+from jobkit.store.memory_records import Record, said
 from jobkit.store.memory_shelf import Shelf
 from jobkit.store.memory_unique import take_key, written
 
@@ -24,7 +25,7 @@ class Letters(Shelf):
         """Jobs that match all that is given, newest first; without messages."""
         wanted = Wanted.of(**filters)
         with self._changed:
-            found = page(self._jobs.values(), wanted, after, limit)
+            found = _page(self._jobs.values(), wanted, after, limit)
             jobs = tuple(record.job(message=False) for record in found.items)
             return Page(jobs, found.next)
 
@@ -34,7 +35,7 @@ class Letters(Shelf):
         """Ids and tasks of jobs that match, newest first."""
         wanted = Wanted.of(**filters)
         with self._changed:
-            found = page(self._jobs.values(), wanted, after, limit)
+            found = _page(self._jobs.values(), wanted, after, limit)
             named = ((record.text("id"), record.text("task")) for record in found.items)
             return Page(tuple(named), found.next)
 
@@ -102,3 +103,34 @@ class Letters(Shelf):
             record.event("restored", at)
             record.ledger.update(letter.rows)
             return True
+
+
+def _page(
+    records: Iterable[Record], wanted: Wanted, after: str | None, limit: int
+) -> Page[Record]:
+    """Those that match all that is wanted, the last to enter its state first."""
+    order = "entered_at" if wanted.state else "created_at"
+    found = [
+        ((record.number(order), record.text("id")), record)
+        for record in records
+        if record.matches(wanted, record.number(order))
+    ]
+    if after is not None:
+        last = _read_place(after)
+        found = [entry for entry in found if entry[0] < last]
+    found.sort(key=lambda entry: entry[0], reverse=True)
+    shown = found[:limit]
+    more = shown and len(found) > len(shown)
+    return Page(
+        tuple(record for _, record in shown),
+        "{}:{}".format(*shown[-1][0]) if more else None,
+    )
+
+
+def _read_place(token: str) -> tuple[int, str]:
+    moment, _, job_id = token.partition(":")
+    if not (moment.isdecimal() and job_id):
+        raise StoreError(
+            f"{token!r} is no place in a list: pass the `next` of an earlier page.",
+        )
+    return int(moment), job_id

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from jobkit import clock, codec
-from jobkit.errors import StoreError
 from jobkit.filters import Wanted
 from jobkit.job import (
     SCHEMA,
@@ -25,6 +24,7 @@ from jobkit.job import (
 )
 from jobkit.states import State
 from jobkit.store.base import (
+    BLOCKED_FOR,
     EVENTS_KEPT,
     LEDGER_KEPT,
     REPLACED,
@@ -208,7 +208,12 @@ class Record:
     def enter(self, new: NewJob, token: str, hint: int, at: int) -> None:
         """Become the record of a new job."""
         delay = milliseconds(new.delay or 0)
-        self.move(State.SCHEDULED if delay > 0 else State.QUEUED, at)
+        state, wait = State.QUEUED, hint
+        if delay > 0:
+            state, wait = State.SCHEDULED, delay
+        elif new.blocked:
+            state, wait = State.BLOCKED, milliseconds(BLOCKED_FOR)
+        self.move(state, at)
         self.write(
             at,
             id=new.id,
@@ -216,7 +221,7 @@ class Record:
             enqueue_token=token,
             owner=new.owner,
             created_at=at,
-            due_at=at + (delay if delay > 0 else hint),
+            due_at=at + wait,
         )
         self.describe(new, at)
         self.event(self.state.lower(), at)
@@ -354,6 +359,22 @@ class Record:
         self.move(State.QUEUED, at)
         self.write(at, due_at=due)
 
+    def unstart(self) -> None:
+        """Take back that it was started: it was judged only."""
+        self.fields["starts"] = str(self.number("starts") - 1)
+        if not self.number("starts"):
+            self.drop("started_at")
+
+    def give_back(self, kind: str, reason: str, at: int) -> None:
+        """Wait for another run, at once or when it is let go."""
+        if kind == "block":
+            self.move(State.BLOCKED, at)
+            self.write(at, due_at=at + milliseconds(BLOCKED_FOR))
+            self.event("blocked", at, reason)
+        else:
+            self.queue(at, at)
+            self.event("interrupted", at, reason or kind)
+
     def finish(self, to: State, at: int, reason: str = "") -> None:
         """End."""
         if to not in _DONE or not self.text("unique_till"):
@@ -473,37 +494,6 @@ class Record:
 
 def _is_part_of(owner: str, worker: str) -> bool:
     return owner == worker or owner.startswith(worker + "/")
-
-
-def page(
-    records: Iterable[Record], wanted: Wanted, after: str | None, limit: int
-) -> Page[Record]:
-    """Those that match all that is wanted, the last to enter its state first."""
-    order = "entered_at" if wanted.state else "created_at"
-    found = [
-        ((record.number(order), record.text("id")), record)
-        for record in records
-        if record.matches(wanted, record.number(order))
-    ]
-    if after is not None:
-        last = _read_place(after)
-        found = [entry for entry in found if entry[0] < last]
-    found.sort(key=lambda entry: entry[0], reverse=True)
-    shown = found[:limit]
-    more = shown and len(found) > len(shown)
-    return Page(
-        tuple(record for _, record in shown),
-        "{}:{}".format(*shown[-1][0]) if more else None,
-    )
-
-
-def _read_place(token: str) -> tuple[int, str]:
-    moment, _, job_id = token.partition(":")
-    if not (moment.isdecimal() and job_id):
-        raise StoreError(
-            f"{token!r} is no place in a list: pass the `next` of an earlier page.",
-        )
-    return int(moment), job_id
 
 
 def heard(asked: StopRequest | None, kind: RequestKind, reason: str) -> StopRequest:

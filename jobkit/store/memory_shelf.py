@@ -18,7 +18,8 @@ from jobkit.store.memory_records import Record, milliseconds
 from jobkit.store.memory_unique import holds, written
 
 
-def _wall() -> int:
+def wall() -> int:
+    """The time of this machine in milliseconds."""
     return milliseconds(clock.wall())
 
 
@@ -30,7 +31,7 @@ class Shelf:
     """
 
     def __init__(
-        self, retention: Retention | None = None, now: Callable[[], int] = _wall
+        self, retention: Retention | None = None, now: Callable[[], int] = wall
     ) -> None:
         self._retention = retention or Retention()
         self._now = now

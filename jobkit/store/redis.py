@@ -33,9 +33,10 @@ from jobkit.store.base import (
 )
 from jobkit.store.dead_letters import DeadLetters
 from jobkit.store.letters import Letters
+from jobkit.store.redis_slots import RedisSlots
 
 
-class RedisStore(DeadLetters, Letters):
+class RedisStore(DeadLetters, Letters, RedisSlots):
     """A store in Redis, Valkey, a Sentinel group or a Cluster."""
 
     # -- entering -----------------------------------------------------------
@@ -51,6 +52,7 @@ class RedisStore(DeadLetters, Letters):
             int(job.again),
             *replies.unique(job),
             job.unique.on_held if job.unique else "",
+            int(job.blocked),
         )
         return Entered(outcome == "ok", there)
 
@@ -195,6 +197,18 @@ class RedisStore(DeadLetters, Letters):
             for answer in self._everywhere(scripts.CLAIM_DUE, limit, replies.ms(grace))
             for job_id, message, hints, fence in answer
         ]
+
+    def unblock(
+        self, job_id: str, grace: float
+    ) -> tuple[State, Due | None] | tuple[None, None]:
+        """Let a BLOCKED job go; see ``Store.unblock``."""
+        answer = self._job(scripts.UNBLOCK, job_id, replies.ms(grace))
+        if not answer:
+            return None, None
+        state, *due = answer
+        if not due:
+            return State(state), None
+        return State(state), Due(job_id, due[0], int(due[1]), int(due[2]))
 
     def next_due(self) -> float | None:
         """Seconds until the next job is due; see ``Store.next_due``."""

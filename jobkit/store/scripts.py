@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from jobkit.job import SCHEMA
 from jobkit.store.base import (
+    BLOCKED_FOR,
     DUPLICATE,
     EVENTS_KEPT,
     LEDGER_KEPT,
@@ -42,20 +43,24 @@ FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """The contract of a script: its name and its arguments in their order."""
+    """The contract of a script: its name and its arguments in their order.
+
+    ``prelude`` is what a family of verbs shares beside what all do.
+    """
 
     name: str
     arguments: tuple[str, ...]
+    prelude: str = ""
 
 
-def _verb(name: str, arguments: str = "") -> Verb:
-    return Verb(name, tuple(arguments.split()))
+def _verb(name: str, arguments: str = "", prelude: str = "") -> Verb:
+    return Verb(name, tuple(arguments.split()), prelude)
 
 
 ENQUEUE = _verb(
     "enqueue",
     "id token task message queue priority dead_letter_queue owner stages "
-    "crash_limit delay hint again unique_key unique_until on_held",
+    "crash_limit delay hint again unique_key unique_until on_held blocked",
 )
 AMEND = _verb("amend", "id token unique_key message")
 PUBLISHED = _verb("published", "id hint ok hints fence")
@@ -77,6 +82,7 @@ REPLACE = _verb(
 CRASH = _verb("crash", "id worker error")
 RESCUE = _verb("rescue", "limit error")
 CLAIM_DUE = _verb("claim_due", "limit grace")
+UNBLOCK = _verb("unblock", "id grace")
 NEXT_DUE = _verb("next_due")
 WAITING = _verb("waiting", "queues age")
 PRUNE = _verb("prune", "limit")
@@ -86,6 +92,14 @@ ASK = _verb("ask", "id request")
 RESUME = _verb("resume", "id actor")
 REPLAY = _verb("replay", "id mode actor reason death")
 DISCARD = _verb("discard", "id actor reason")
+ACQUIRE = _verb("acquire", "id fence claims lease span", "prelude_limits")
+RELEASE = _verb("release", "id fence keep span", "prelude_limits")
+GRANT = _verb("grant", "limit span", "prelude_limits")
+CONFIRM = _verb("confirm", "ids", "prelude_limits")
+RENEW_SLOTS = _verb("renew_slots", "id fence lease", "prelude_limits")
+SET_LIMIT = _verb("set_limit", "name n period", "prelude_limits")
+SLOW_DOWN = _verb("slow_down", "claims delay", "prelude_limits")
+LIMITS = _verb("limits", "name after limit", "prelude_limits")
 CLAIM_NOTES = _verb("claim_notes", "kind age limit grace")
 NOTED = _verb("noted", "id kind death")
 COLLECT = _verb(
@@ -116,8 +130,20 @@ VERBS = (
         INTERRUPT,
     ),
     *(REPLACE, CRASH, RESCUE, CLAIM_DUE, NEXT_DUE, PRUNE, ASK, RESUME, REPLAY),
-    *(DISCARD, LIST, TOLD, UNTOLD, FAILURES, REPLAY_ITEMS, BULK, RESTORE, WAITING),
+    *(
+        DISCARD,
+        LIST,
+        TOLD,
+        UNTOLD,
+        FAILURES,
+        REPLAY_ITEMS,
+        BULK,
+        RESTORE,
+        WAITING,
+        UNBLOCK,
+    ),
     *(CLAIM_NOTES, NOTED, COLLECT),
+    *(ACQUIRE, RELEASE, GRANT, CONFIRM, RENEW_SLOTS, SET_LIMIT, SLOW_DOWN, LIMITS),
 )
 
 
@@ -150,7 +176,7 @@ def constants(retention: Retention) -> str:
         f"local RETENTION = {{ {spans} }}\n"
         f"local REPLACED, RESOLVED = '{REPLACED}', '{RESOLVED}'\n"
         f"local DUPLICATE = '{DUPLICATE}'\n"
-        f"local LEDGER_KEPT = {LEDGER_KEPT}\n"
+        f"local LEDGER_KEPT, BLOCKED_FOR = {LEDGER_KEPT}, {int(BLOCKED_FOR * 1000)}\n"
         f"local SCHEMA, EVENTS_KEPT, TICKS_KEPT, TICKS_LINGER = "
         f"{SCHEMA}, {EVENTS_KEPT}, {TICKS_KEPT}, {int(TICKS_LINGER * 1000)}\n"
     )
@@ -159,12 +185,12 @@ def constants(retention: Retention) -> str:
 def source(verb: Verb, retention: Retention) -> str:
     """A whole script, as the server gets it.
 
-    It has of the prelude what it uses, directly or not: a server runs through
+    It has of the preludes what it uses, directly or not: a server runs through
     all of a script's text at each call.
     """
-    body = read(verb.name)
+    body, family = read(verb.name), read(verb.prelude) if verb.prelude else ""
     used, needed = _words(body), []
-    for part in reversed(_parts(constants(retention) + read("prelude"))):
+    for part in reversed(_parts(constants(retention) + read("prelude") + family)):
         if _words(_DECLARED.findall(part)[0]) & used:
             used |= _words(part)
             needed.append(part)

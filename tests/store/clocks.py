@@ -52,7 +52,7 @@ class ClockedRedisStore(RedisStore):
         clock.tell(self._set_time)
 
     def _set_time(self, now: int) -> None:
-        for tag in self.keys.tags():
+        for tag in (*self.keys.tags(), self.keys.limits):
             self._client.set(f"test:{tag}", now)
 
     @override

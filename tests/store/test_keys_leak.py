@@ -8,6 +8,7 @@ import pytest
 
 from jobkit.job import FailedItem, Unique
 from jobkit.store.base import REPLACED, Letter
+from jobkit.store.slots import Claim
 from tests.store.clocks import Clock, ClockedRedisStore
 from tests.store.conftest import RedisFactory
 from tests.store.lives import (
@@ -158,6 +159,28 @@ def live(store: ClockedRedisStore, clock: Clock) -> None:
     assert leaks(store) == []
     for job_id in ("paused", "replaced", "replayed", "handed on"):
         store.ask(job_id, "cancel", "", "")
+
+
+def test_limits_leave_nothing_when_nobody_uses_them(
+    store: ClockedRedisStore, clock: Clock
+) -> None:
+    shop, calls = Claim("shop", 1), Claim("calls", 1, 60.0)
+    for n in range(5):
+        store.acquire(f"j{n}", 0, (shop, calls), LEASE, LEASE)
+    store.acquire("j0", 1, (shop, calls), LEASE, LEASE)
+    store.release("j0", 1, LEASE)
+    for n in range(1, 5):
+        store.release(f"j{n}", 0, LEASE)
+    store.acquire("dead", 1, (shop,), LEASE, LEASE)
+    clock.advance(LEASE)
+    store.grant(10, LEASE)
+    store.set_limit("shop", 2)
+    store.set_limit("shop", None)
+
+    client: Any = store._client
+    names = client.scan_iter(match=f"{store.keys.limits}:*", count=1000)
+    immortal = {name for name in names if client.pttl(name) == -1}
+    assert immortal == {f"{store.keys.limits}:numbers"}
 
 
 def test_every_key_belongs_to_a_living_job_or_has_an_end(

@@ -1,11 +1,12 @@
 """That a store makes the moves of the table, all of them, and no other."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from jobkit.states import MOVES, State
-from jobkit.store.base import REPLACED, Store
+from jobkit.store.base import BLOCKED_FOR, REPLACED, Store
 from tests.store.clocks import Clock
 from tests.store.conftest import StoreFactory
 from tests.store.lives import (
@@ -20,7 +21,7 @@ from tests.store.lives import (
     started,
 )
 
-TO_COME = {State.BLOCKED, State.PARTIAL}
+TO_COME = {State.PARTIAL}
 """States that no verb leads to yet."""
 
 Move = tuple[State, State]
@@ -46,6 +47,15 @@ def asked_to_cancel(store: Store) -> None:
 
 def running_and_fragile(store: Store) -> None:
     running(store, crash_limit=1)
+
+
+def blocked(store: Store) -> None:
+    store.enqueue(replace(new_job(), blocked=True), "token", HINT)
+
+
+def blocked_at_its_start(store: Store) -> None:
+    running(store)
+    store.interrupt("job", 1, "block")
 
 
 def retrying(store: Store) -> None:
@@ -93,6 +103,8 @@ BEGINNINGS: list[tuple[State, Callable[[Store], object]]] = [
     (State.RUNNING, asked_to_cancel),
     (State.RUNNING, running_and_fragile),
     (State.RUNNING, replayed),
+    (State.BLOCKED, blocked),
+    (State.BLOCKED, blocked_at_its_start),
     (State.RETRYING, retrying),
     (State.PAUSED, paused),
     (State.PAUSED, paused_while_running),
@@ -108,7 +120,7 @@ def rescue(store: Store, clock: Clock) -> None:
 
 
 def claim_due(store: Store, clock: Clock) -> None:
-    clock.advance(10 * HINT)
+    clock.advance(BLOCKED_FOR)
     store.claim_due(10, 60)
 
 
@@ -136,6 +148,8 @@ VERBS: list[Callable[[Store, Clock, int], object]] = [
     lambda store, _, fence: store.interrupt("job", fence, "pause"),
     lambda store, _, fence: store.interrupt("job", fence, "pause", "why"),
     lambda store, _, fence: store.interrupt("job", fence, "cancel"),
+    lambda store, _, fence: store.interrupt("job", fence, "block"),
+    lambda store, _, __: store.unblock("job", 60),
     lambda store, _, fence: store.replace("job", fence, new_job(task="x"), 5),
     lambda store, _, __: store.crash("job", "w1", CRASHED),
     lambda store, _, __: store.crash("job", "w2", CRASHED),

@@ -43,7 +43,10 @@ def test_the_server_compiles_it(valkey: ValkeyServer, verb: Verb) -> None:
 def test_every_script_is_a_verb() -> None:
     folder = files("jobkit.store").joinpath("lua")
     names = {entry.name for entry in folder.iterdir() if entry.name.endswith(".lua")}
-    assert names == {f"{verb.name}.lua" for verb in VERBS} | {"prelude.lua"}
+    assert names == {f"{verb.name}.lua" for verb in VERBS} | {
+        "prelude.lua",
+        "prelude_limits.lua",
+    }
 
 
 def test_scripts_know_what_python_says() -> None:

@@ -191,11 +191,19 @@ class TwoStores(RuleBasedStateMachine):
         delay=st.sampled_from([None, None, 0, 5, 600]),
         crash_limit=st.integers(1, 3),
         unique=uniques,
+        blocked=st.sampled_from([False, False, True]),
     )
     def enqueue(
-        self, job_id: str, token: str, unique: Unique | None = None, **values: Any
+        self,
+        job_id: str,
+        token: str,
+        unique: Unique | None = None,
+        *,
+        blocked: bool = False,
+        **values: Any,
     ) -> None:
-        job = replace(new_job(job_id, **values), unique=self.beside(job_id, unique))
+        key = self.beside(job_id, unique)
+        job = replace(new_job(job_id, **values), unique=key, blocked=blocked)
         self.both("enqueue", job, token, HINT)
 
     def beside(self, job_id: str, unique: Unique | None) -> Unique | None:
@@ -217,6 +225,10 @@ class TwoStores(RuleBasedStateMachine):
         self.both(
             "begin", job_id, f"t at {self.clock.now}", "w1/1", 30, "x", generation
         )
+
+    @rule(job_id=jobs)
+    def unblock(self, job_id: str) -> None:
+        self.both("unblock", job_id, GRACE)
 
     @rule(job_id=jobs, ok=st.booleans())
     def published(self, job_id: str, *, ok: bool) -> None:
@@ -294,7 +306,7 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule(
         owner=owners,
-        kind=st.sampled_from(["drain", "requeue", "pause", "cancel"]),
+        kind=st.sampled_from(["drain", "requeue", "pause", "cancel", "block"]),
         reason=words,
     )
     def interrupt(self, owner: tuple[str, str], kind: str, reason: str) -> None:

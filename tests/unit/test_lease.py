@@ -20,6 +20,7 @@ from jobkit.errors import Cancelled, Drained, LeaseLost, Paused, Yielded
 from jobkit.job import StopRequest
 from jobkit.lease import TICK, Keeper, Lease, Slice
 from jobkit.store.base import Kept
+from jobkit.store.slots import Claim
 from tests.unit.runs import ID, Time, Watched, begin, kept, kill, stop_the_clock
 from tests.waiting import wait_until
 
@@ -27,6 +28,7 @@ TOP = Path(__file__).parents[2]
 
 OURS = Kept(owner=True)
 SECONDS = 30.0
+SHOP = (Claim("shop", 1),)
 
 
 @pytest.fixture
@@ -611,3 +613,44 @@ def test_a_lease_is_of_one_record(store: Watched) -> None:
     run = begin(store)
 
     assert run.lease.fence == kept(store).fence == 1
+
+
+# -- with slots
+
+
+@pytest.fixture
+def limited(lease: Lease, time: Time, store: Watched) -> Lease:
+    """A lease of a run that holds a slot."""
+    store.acquire(ID, lease.fence, SHOP, SECONDS, SECONDS)
+    lease.hold_slots(time.now)
+    return lease
+
+
+def test_slots_are_renewed_though_saves_keep_the_lease(
+    limited: Lease, time: Time, store: Watched
+) -> None:
+    for _ in range(10):
+        ticks(limited, time, 9.0)
+        limited.confirm(time.now, OURS)
+
+    assert store.renewed == 8  # once in each third
+    assert not limited.lost
+
+
+def test_a_run_whose_slots_are_gone_stops(
+    limited: Lease, time: Time, store: Watched
+) -> None:
+    store.release(ID, limited.fence, SECONDS)
+    ticks(limited, time, 10.1)
+
+    assert isinstance(limited.stop(), LeaseLost)
+
+
+def test_a_run_stops_before_its_slots_run_out(limited: Lease, time: Time) -> None:
+    for _ in range(4):
+        time.advance(4.9)
+        limited.confirm(time.now, OURS)
+    assert not limited.lost
+
+    time.advance(0.5)
+    assert limited.lost

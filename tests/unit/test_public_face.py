@@ -25,9 +25,9 @@ from jobkit.verdicts import Verdict
 
 ALL = """
 Bulk Cancelled Client CodecError DependencyDown Drained DuplicateJob Event Interrupted
-ItemFailure Job JobKit JobNotFound JobResult JobTask JobkitError LeaseLost LimitError NotAllowed Page
-Paused Permanent Progress ProgressTask RateLimited Restored RetryPolicy SavedStage SchemaError
-SettingsError
+ItemFailure Job JobKit JobNotFound JobResult JobTask JobkitError LeaseLost Limit LimitError
+LimitState NotAllowed Page Paused Permanent Progress ProgressTask RateLimit RateLimited Restored
+RetryPolicy SavedStage SchemaError SettingsError
 SkipItem SkipPolicy Stage StageError State StoreError StoreUnavailable TooManyFailures
 Transient Yielded
 """
@@ -75,6 +75,8 @@ JOB_TASK = {
     "apply_async": "(args=None, kwargs=None, task_id=None, producer=None, link=None, "
     "link_error=None, shadow=None, *, idempotency_key=None, owner='', **options)",
     "before_start": "(task_id, args, kwargs)",
+    "check_limits": "()",
+    "claims": "(args, kwargs)",
     "job": "property",
     "kit": "property",
     "new_job": "(job_id, message, owner='', delay=None)",
@@ -117,6 +119,8 @@ CLIENT = {
     "failures_csv": "(job_id)",
     "get": "(job_id)",
     "history": "(job_id, after='')",
+    "limit": "(key, *, rate=False)",
+    "limits": "(*, after=None, limit=50)",
     "list": "(*, after=None, limit=50, **filters)",
     "pause": "(job_id, *, reason='', actor='')",
     "replay": "(job_id, mode='resume', *, reason='', actor='')",
@@ -124,6 +128,7 @@ CLIENT = {
     "dry_run=False, reason='', actor='', **filters)",
     "restore": "(lines)",
     "resume": "(job_id, *, actor='')",
+    "set_limit": "(key, n, per=None)",
     "watch": "(job_id)",
 }
 
@@ -174,6 +179,7 @@ def test_the_options_of_a_task_and_their_defaults() -> None:
     assert task.checkpoint_every is None
     assert (task.unique_on, task.unique_until) == (None, "finish")
     assert task.on_duplicate == "return"
+    assert task.limits == ()
     assert (task.acks_late, task.reject_on_worker_lost) == (True, False)
     assert issubclass(task, jobkit.JobTask)
     assert issubclass(jobkit.JobTask, Task)
@@ -215,6 +221,9 @@ def test_the_fields_of_the_values() -> None:
     assert names(jobkit.ItemFailure) == (
         "place stage key error message attempts first_at last_at open payload"
     )
+    assert names(jobkit.Limit) == "key n"
+    assert names(jobkit.RateLimit) == "key n per"
+    assert names(jobkit.LimitState) == "key n per changed waiting holders promised"
     assert SCHEMA == 1
 
 
@@ -361,7 +370,7 @@ def test_the_filters_of_jobs() -> None:
 
 EVENTS = {
     *("scheduled", "queued", "started", "progressed", "retrying", "interrupted"),
-    *("recovered", "replaced", "amended", "asked", "paused", "resumed"),
+    *("blocked", "recovered", "replaced", "amended", "asked", "paused", "resumed"),
     *("succeeded", "partial", "resolved", "dead", "cancelled", "replayed", "discarded"),
     "dropped",
     "restored",
@@ -389,6 +398,7 @@ def test_the_names_of_keys() -> None:
     assert keys.job("a") == "{shop:0}:job:a"
     assert keys.events("a") == "{shop:0}:events:a"
     assert keys.ticks("a") == "{shop:0}:ticks:a"
+    assert keys.limits == "{shop:limits}"
     assert keys.state(0, "DEAD") == "{shop:0}:state:DEAD"
 
 

@@ -34,6 +34,7 @@ from jobkit.publishing import (
     MessageCatcher,
     Publisher,
     catch,
+    declared,
     from_request,
     queue_of,
     to_context,
@@ -569,12 +570,11 @@ def test_with_the_broker_down_a_job_is_recorded_and_due_at_once(
 def test_a_publisher_declares_the_queue_as_the_first_caller_did(
     app: Celery, sync: Any, queue: str
 ) -> None:
-    publisher = Publisher(app)
     message: Message = sync.delay().job().message
     elsewhere = replace(message, exchange="x")
 
-    assert publisher._declare(message) == [app.amqp.queues[queue]]
-    assert publisher._declare(elsewhere) == []
+    assert declared(app, message) == [app.amqp.queues[queue]]
+    assert declared(app, elsewhere) == []
 
 
 def test_a_publisher_declares_the_queue_behind_an_exchange_too(
@@ -583,7 +583,7 @@ def test_a_publisher_declares_the_queue_behind_an_exchange_too(
     app = make_app(task_default_queue=queue, task_default_exchange_type="topic")
     message = Message("t", b"", "", "", exchange=queue, routing_key=queue)
 
-    assert Publisher(app)._declare(message) == [app.amqp.queues[queue]]
+    assert declared(app, message) == [app.amqp.queues[queue]]
 
 
 @pytest.mark.parametrize("level", ["27", "0", "delivery"])

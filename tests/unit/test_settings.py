@@ -36,6 +36,7 @@ DEFAULTS = {
     "routes": None,
     "queue_order": "weighted",
     "time_slice": None,
+    "limits": None,
 }
 
 ACCEPTED = [

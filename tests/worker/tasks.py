@@ -17,8 +17,10 @@ from typing_extensions import override
 
 from jobkit import (
     JobTask,
+    Limit,
     Permanent,
     ProgressTask,
+    RateLimit,
     RateLimited,
     SavedStage,
     Stage,
@@ -68,6 +70,21 @@ def _register_limited(task: Callable[..., Callable[[Callable[..., Any]], Any]]) 
     once_more = {"unknown": 1, "base": 0}
     task("soft", soft_time_limit=0.5, retry_policy=once_more)(wait_long)
     task("hard", time_limit=1)(wait_long)
+    register_limited(task)
+
+
+def register_limited(task: Callable[..., Any]) -> None:
+    """Give an app the tasks with limits."""
+    shop = Limit("shop:{shop}", 1)
+    task("sell", limits=[shop])(sell)
+    task("walk_alone", stages=WALK_STAGES, limits=[shop])(walk_alone)
+    task("fail_once", limits=[shop])(fail_once)
+    task("sell_hard", limits=[shop], time_limit=1)(sell)
+    task("sell_once", limits=[shop], retry_policy={"crashes": 1})(sell)
+    task("sell_wide", limits=[Limit("wide:{shop}", 4)])(sell)
+    task("sell_both", limits=[shop, Limit("api", 2)])(sell)
+    task("call", limits=[RateLimit("calls:{shop}", 10, 1.0)])(sell)
+    task("scold", limits=[RateLimit("calls:{shop}", 10, 1.0)])(scold)
 
 
 def _register_unique(task: Callable[..., Callable[[Callable[..., Any]], Any]]) -> None:
@@ -386,3 +403,33 @@ def end_as(self: ProgressTask, how: str) -> str:
     if how == "requeue" and self.job.fence == 1:
         raise Reject("not now", requeue=True)
     return how
+
+
+def sell(self: ProgressTask, shop: str, seconds: float = 0.0) -> None:
+    """Does something for one shop, and writes down from when to when."""
+    note(self, f"{shop}:begin")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if self.job.should_stop():
+            return
+        time.sleep(0.02)
+    note(self, f"{shop}:end")
+
+
+def scold(self: ProgressTask, shop: str, seconds: float) -> None:
+    """Is told by a service, the first time, that all are to be slower."""
+    note(self, f"{shop}:begin")
+    if len(journal(self).entries(self.job.id)) == 1:
+        raise RateLimited(retry_after=seconds)
+
+
+def walk_alone(self: ProgressTask, shop: str, items: int) -> None:
+    """Walks for one shop."""
+    _go(self, items, 0.02, lambda _: note(self, shop))
+
+
+def fail_once(self: ProgressTask, shop: str, seconds: float) -> None:
+    """Asks for a retry the first time."""
+    note(self, f"{shop}:begin")
+    if self.request.retries == 0:
+        raise self.retry(countdown=seconds)

@@ -16,6 +16,7 @@
 -- ARGV[14] unique_key
 -- ARGV[15] unique_until
 -- ARGV[16] on_held
+-- ARGV[17] blocked
 -- Returns {'ok' | 'existing' | 'held', the id of the job that is there}.
 local id, token, delay = ARGV[1], ARGV[2], tonumber(ARGV[11])
 local unique, at = ARGV[14], now()
@@ -41,7 +42,12 @@ end
 if taken then
   forget(id)
 end
-local state = delay > 0 and 'SCHEDULED' or 'QUEUED'
+local state, wait = 'QUEUED', tonumber(ARGV[12])
+if delay > 0 then
+  state, wait = 'SCHEDULED', delay
+elseif ARGV[17] == '1' then
+  state, wait = 'BLOCKED', BLOCKED_FOR
+end
 write(
   id, 'id', id, 'schema', SCHEMA, 'state', state, 'enqueue_token', token,
   'task', ARGV[3], 'message', ARGV[4], 'queue', ARGV[5], 'priority', ARGV[6],
@@ -49,7 +55,7 @@ write(
   'crash_limit', ARGV[10], 'fence', fence or '0', 'created_at', int(at), 'updated_at', int(at)
 )
 enter(id, state, at, ARGV[3], ARGV[5], ARGV[8])
-due_at(id, at + (delay > 0 and delay or tonumber(ARGV[12])))
+due_at(id, at + wait)
 event(id, string.lower(state), at, state)
 if unique ~= '' then
   write(id, 'unique_key', unique, 'unique_until', ARGV[15])

@@ -11,7 +11,7 @@ if not run then
   return held == ARGV[2] and state or 'lost'
 end
 local at = now()
-if kind ~= 'cancel' then
+if kind ~= 'cancel' and kind ~= 'block' then
   redis.call('HINCRBY', key('job', id), 'interruptions', 1)
 end
 -- The pause that it stops for was taken back when its owner had just heard of it.
@@ -26,6 +26,17 @@ if (kind == 'cancel' or kind == 'pause') and not taken_back then
   return honour(id, 'RUNNING', at, kind .. '\n\n' .. reason)
 end
 state = honour(id, 'RUNNING', at, run.request)
+if kind == 'block' then
+  -- It was judged, and not started.
+  if redis.call('HINCRBY', key('job', id), 'starts', -1) == 0 then
+    redis.call('HDEL', key('job', id), 'started_at')
+  end
+  if not state then
+    move(id, 'RUNNING', 'BLOCKED', at, at + BLOCKED_FOR)
+    event(id, 'blocked', at, 'BLOCKED', reason)
+    state = 'BLOCKED'
+  end
+end
 if not state then
   move(id, 'RUNNING', 'QUEUED', at, at)
   event(id, 'interrupted', at, 'QUEUED', reason ~= '' and reason or kind)

@@ -242,7 +242,13 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
                 run.stop(heard(run.request, kind, reason), at)
             elif not run.stop_if_asked(at):
                 run.give_back(kind, reason, at)
+            if run.state is State.BLOCKED and run.text("unique_until") == "start":
+                self._take_again(run, at)
             return run.state
+
+    def _take_again(self, record: Record, at: int) -> None:
+        if not self._holder(written(record), record.text("id"), at):
+            take_key(record, at)
 
     def cede(self, job_id: str, fence: int) -> bool:
         """Free the id for a replacement."""

@@ -200,6 +200,15 @@ def test_until_the_start_one_runs_and_one_waits(store: Store) -> None:
     assert take(store, until_its_start) == waiting
 
 
+def test_a_run_that_was_judged_and_not_started_has_it_again(store: Store) -> None:
+    until_its_start = Unique(KEY, "start")
+    judged = take(store, until_its_start)
+    blocked = store.interrupt(judged, run(store, judged), "block", "full")
+
+    assert blocked is State.BLOCKED
+    assert take(store, until_its_start) == judged
+
+
 def test_for_some_seconds_it_is_taken_ended_or_not(store: Store, clock: Clock) -> None:
     for_a_minute = Unique(KEY, 60)
     first = take(store, for_a_minute)

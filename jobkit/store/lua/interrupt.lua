@@ -35,6 +35,10 @@ if kind == 'block' then
     move(id, 'RUNNING', 'BLOCKED', at, at + BLOCKED_FOR)
     event(id, 'blocked', at, 'BLOCKED', reason)
     state = 'BLOCKED'
+    local unique, span = read(id, 'unique_key', 'unique_until')
+    if span == 'start' and not holder_of(unique, id, at) then
+      take_key(id, unique, span, at)
+    end
   end
 end
 if not state then

@@ -25,7 +25,8 @@ test: install services ## Run the tests; ARGS="-k lease" runs a part of them
 cover: install services ## Run the tests, and show which lines they did not reach
 	$(BIN)/python -m pytest -m "not long" --cov=jobkit $(ARGS)
 
-test-long: install services ## Run the long forms of the tests
+test-long: install ## Run the long forms of the tests, also those in a browser
+	@.ci/services browser
 	$(BIN)/python -m pytest -m long --timeout 1800 $(ARGS)
 
 chaos: install services ## Random faults on a cluster; ARGS="--seconds 600 --broker rabbitmq"

@@ -12,7 +12,7 @@ was written by a newer jobkit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, Unpack
 
@@ -232,6 +232,15 @@ class Dropped:
     error: ErrorInfo
     foreign: bool = False
     tell: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """An event of a job that is followed, and the place to read on after it."""
+
+    job_id: str
+    event: Event
+    place: str
 
 
 class Store(Slots, Protocol):
@@ -592,3 +601,33 @@ class Store(Slots, Protocol):
 
         It never ends by itself.
         """
+
+    def place(self, job_id: str, after: str = "") -> str:
+        """Where to follow a job from: ``after`` while all since then is kept, else now.
+
+        A place is made of numbers that only grow, with dots and dashes between
+        them. One that is unknown, or no place at all, is answered with now.
+        """
+
+    def follow(self, places: Mapping[str, str], timeout: float) -> Sequence[News]:
+        """Events and progress of several jobs after their places, oldest first.
+
+        Waits up to ``timeout`` for the first; empty when there was none. With
+        several partitions those of one may be told up to ``timeout`` late.
+        """
+
+
+def watching(
+    follow: Callable[[Mapping[str, str], float], Sequence[News]],
+    job_id: str,
+    place: str,
+    timeout: float,
+) -> Iterator[Event | None]:
+    """One job, followed from a place; None whenever ``timeout`` passed idle."""
+    while True:
+        found = follow({job_id: place}, timeout)
+        if not found:
+            yield None
+        for news in found:
+            place = news.place
+            yield news.event

@@ -200,6 +200,14 @@ class Record:
         news = [event for event in entries if int(event.id) > seen]
         return sorted(news, key=lambda event: int(event.id))
 
+    def tells_all(self, seen: int) -> bool:
+        """Whether nothing after the entry with that id has gone for lack of room."""
+        kept: tuple[deque[Event], ...] = (self.events, self.ticks)
+        return all(
+            len(entries) != entries.maxlen or int(entries[0].id) <= seen
+            for entries in kept
+        )
+
     def move(self, to: State, at: int) -> None:
         """Enter a state; lease and due time belong to the one before."""
         self.write(at, state=to, entered_at=at)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from jobkit import clock
 from jobkit.errors import DuplicateJob, JobNotFound
 from jobkit.job import Event, ItemFailure, Job, Page, Unique, check_schema
 from jobkit.states import State
-from jobkit.store.base import Retention
+from jobkit.store.base import News, Retention, watching
 from jobkit.store.memory_records import Record, milliseconds
 from jobkit.store.memory_unique import holds, written
+
+_NUMBER = re.compile(r"\d{1,16}", re.ASCII)
 
 
 def wall() -> int:
@@ -138,19 +141,28 @@ class Shelf:
 
     def watch(self, job_id: str, timeout: float) -> Iterator[Event | None]:
         """Events and progress from now on; None whenever ``timeout`` passed idle."""
-        return self._follow(job_id, timeout, seen=next(self._ids))
+        return watching(self.follow, job_id, self.place(job_id), timeout)
 
-    def _follow(self, job_id: str, timeout: float, seen: int) -> Iterator[Event | None]:
-        while True:
-            news = functools.partial(self._news, job_id, seen)
-            with self._changed:
-                events = self._changed.wait_for(news, timeout)
-            if not events:
-                yield None
-            for event in events:
-                seen = int(event.id)
-                yield event
+    def place(self, job_id: str, after: str = "") -> str:
+        """Where to follow a job from."""
+        with self._changed:
+            record, now = self._jobs.get(job_id), next(self._ids)
+            known = _NUMBER.fullmatch(after) and int(after) < now
+            return (
+                after if known and record and record.tells_all(int(after)) else str(now)
+            )
 
-    def _news(self, job_id: str, seen: int) -> Sequence[Event]:
-        record = self._jobs.get(job_id)
-        return record.news(seen) if record else ()
+    def follow(self, places: Mapping[str, str], timeout: float) -> Sequence[News]:
+        """Events and progress of several jobs after their places."""
+        with self._changed:
+            news = functools.partial(self._news, places)
+            return self._changed.wait_for(news, timeout) or []
+
+    def _news(self, places: Mapping[str, str]) -> Sequence[News]:
+        news = [
+            News(job_id, event, event.id)
+            for job_id, place in places.items()
+            if (record := self._jobs.get(job_id))
+            for event in record.news(int(place))
+        ]
+        return sorted(news, key=lambda one: int(one.place))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from jobkit.codec import dumps
@@ -18,7 +18,7 @@ from jobkit.job import (
     StopRequest,
 )
 from jobkit.states import State
-from jobkit.store import replies, scripts
+from jobkit.store import replies, scripts, streams
 from jobkit.store.base import (
     LEASE_EXPIRED,
     Amended,
@@ -27,9 +27,11 @@ from jobkit.store.base import (
     Failure,
     InterruptKind,
     Kept,
+    News,
     Released,
     Snapshot,
     Start,
+    watching,
 )
 from jobkit.store.dead_letters import DeadLetters
 from jobkit.store.letters import Letters
@@ -312,31 +314,38 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
 
     def watch(self, job_id: str, timeout: float) -> Iterator[Event | None]:
         """Events and progress from now on; see ``Store.watch``."""
-        places = {
-            key: self._last(key)
-            for key in (self.keys.ticks(job_id), self.keys.events(job_id))
-        }
-        return self._follow(places, timeout)
+        return watching(self.follow, job_id, self.place(job_id), timeout)
 
-    def _last(self, stream: str) -> str:
-        with self._errors():
-            newest: Any = self._client.xrevrange(stream, count=1)
-        return str(newest[0][0]) if newest else "0-0"
+    def place(self, job_id: str, after: str = "") -> str:
+        """Where to follow a job from; see ``Store.place``."""
+        told = zip(
+            streams.streams_of(self.keys, job_id), streams.entries(after), strict=True
+        )
+        with self._errors(), self._client.pipeline(transaction=False) as pipe:
+            for stream, entry in told:
+                pipe.xrevrange(stream, count=1)
+                pipe.xrange(stream, entry, entry)
+                pipe.xlen(stream)
+            return streams.standing(pipe.execute(), after)
 
-    def _follow(self, places: dict[str, str], timeout: float) -> Iterator[Event | None]:
+    def follow(self, places: Mapping[str, str], timeout: float) -> Sequence[News]:
+        """Events and progress of several jobs; see ``Store.follow``."""
+        following = streams.Following(self.keys, places)
         left = timeout
         while True:
             # A block must end before the reply's own time limit does.
             block = min(left, self._timeout / 2)
-            with self._errors():
-                found: Any = self._client.xread(
-                    cast("dict[Any, Any]", places), block=max(1, replies.ms(block))
-                )
-            entries = replies.in_order(found)
-            left = timeout if entries else left - block
-            for stream, entry_id, fields in entries:
-                places[stream] = entry_id
-                yield replies.event(entry_id, fields)
-            if left <= 0:
-                left = timeout
-                yield None
+            share = block / max(1, len(following.groups))
+            found = [
+                news
+                for group in following.groups
+                for news in following.read(self._entries(group, share))
+            ]
+            left -= block
+            if found or left <= 0:
+                return found
+
+    def _entries(self, group: dict[str, str], block: float) -> Any:
+        wait = max(1, replies.ms(block)) if block else None  # 0 would be for ever
+        with self._errors():
+            return self._client.xread(cast("dict[Any, Any]", group), block=wait)

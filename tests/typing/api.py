@@ -9,6 +9,8 @@ from operator import attrgetter
 from typing import Any, assert_type
 
 from celery import Celery
+from starlette.applications import Starlette
+from starlette.requests import Request
 from typing_extensions import override
 
 from jobkit import (
@@ -36,6 +38,7 @@ from jobkit.job import ErrorInfo, Message, StopRequest
 from jobkit.run import CurrentJob
 from jobkit.signals import job_dead
 from jobkit.store.base import Store
+from jobkit.web import Showing, Tokens, jobs_app, views
 
 app = Celery("shop", broker="redis://localhost/0", backend="redis://localhost/1")
 app.conf.jobkit_lease_seconds = 30
@@ -207,6 +210,24 @@ def bring_a_store(store: Store) -> None:
     assert_type(JobKit(app, store=store).jobs, Client)
     assert_type(Client(store), Client)
     assert_type(Client("redis://localhost/0", prefix="shop", partitions=4), Client)
+
+
+async def may_see(request: Request, job: Job) -> bool:
+    """Who may see a job."""
+    return job.owner == request.headers["user"]
+
+
+def show_on_web_pages(jobs: Client) -> None:
+    """What a web site does, with and without a framework."""
+    tokens = Tokens(["an old secret of this site", "the secret that signs now"])
+    assert_type(tokens.sign("id", "act", seconds=60), str)
+    assert_type(jobs_app(jobs, authorize=may_see, tokens=tokens), Starlette)
+    assert_type(jobs_app(JobKit(app), authorize=lambda *_: "read"), Starlette)
+    jobs_app(jobs, public=True, showing=Showing(usual_seconds=lambda _: None))
+    status, body, headers = views.status(jobs, "id", if_none_match="x")
+    assert_type(status, int)
+    assert_type(body, dict[str, Any] | None)
+    assert_type(headers, Mapping[str, str])
 
 
 @job_dead.connect

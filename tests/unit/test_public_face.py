@@ -15,13 +15,14 @@ from celery.result import AsyncResult
 from celery.utils.dispatch import Signal
 
 import jobkit
-from jobkit import errors, signals
+from jobkit import errors, signals, web
 from jobkit.filters import Filters, Wanted
 from jobkit.items import StageRun
 from jobkit.job import SCHEMA, StopRequest
 from jobkit.run import CurrentJob
 from jobkit.store.keys import Keys
 from jobkit.verdicts import Verdict
+from jobkit.web import views
 
 ALL = """
 Bulk Cancelled Client CodecError DependencyDown Drained DuplicateJob Event Interrupted
@@ -36,6 +37,23 @@ Transient Yielded
 def test_what_jobkit_exports() -> None:
     assert jobkit.__all__ == ALL.split()
     assert all(hasattr(jobkit, name) for name in jobkit.__all__)
+
+
+def test_what_its_web_surface_exports() -> None:
+    assert web.__all__ == ["Authorize", "Scope", "Showing", "Tokens", "jobs_app"]
+    assert signature(web.jobs_app).startswith(
+        "(source, *, authorize=None, public=False, tokens=None, trusted_origins=(), "
+    )
+    assert public(web.Tokens) == {
+        "sign": "(job_id, scope='read', *, seconds=86400.0)",
+        "scope": "(token, job_id)",
+    }
+    assert signature(views.status) == (
+        "(jobs, job_id, *, scope='read', showing=Showing(details=False, "
+        "usual_seconds=None), if_none_match='')"
+    )
+    assert signature(views.act).startswith("(jobs, job_id, action, *, actor='web', ")
+    assert signature(views.progress).startswith("(jobs, job_id, *, showing=")
 
 
 # -- methods

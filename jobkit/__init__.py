@@ -1,5 +1,6 @@
 """Turn Celery tasks into jobs that one can trust."""
 
+import jobkit.flower  # noqa: F401 - so that Flower finds it, where Flower runs
 from jobkit.bulk import Bulk
 from jobkit.checkpoint import SavedStage
 from jobkit.client import Client

@@ -15,7 +15,7 @@ from jobkit.job import Event, ItemFailure, Job, Message, NewJob, Page, ReplayMod
 from jobkit.limits import check_terms
 from jobkit.portable import Restored, csv_lines, export, restore
 from jobkit.states import State
-from jobkit.store.base import Store
+from jobkit.store.base import Backlog, Store
 from jobkit.store.redis import RedisStore
 from jobkit.store.slots import LimitState
 
@@ -96,6 +96,14 @@ class Client:
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
         return self.store.counts()
+
+    def backlog(self) -> Sequence[Backlog]:
+        """How many jobs each queue has in each state that is not over, or DEAD.
+
+        With the seconds since the oldest of them is in it. Exact up to 500 jobs in
+        a state, beyond as ``Store.backlog`` says.
+        """
+        return self.store.backlog()
 
     def history(self, job_id: str, after: str = "") -> Sequence[Event]:
         """What happened to the job, oldest first; the last 200 events are kept."""

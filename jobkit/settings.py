@@ -45,7 +45,8 @@ class Settings:
     records stay, ``dead_letter_notice`` is how long before its end a dead one is
     announced. ``time_slice`` is how long a job goes on before it asks whether more
     urgent ones wait (None: for ever). ``retry_policy``, ``queues``, ``routes`` and
-    ``limits`` are as written.
+    ``limits`` are as written. ``show_arguments`` lets the
+    pages in Flower show what a job was called with.
     """
 
     store_url: str | None = None
@@ -70,6 +71,7 @@ class Settings:
     queue_order: QueueOrder = "weighted"
     time_slice: float | None = None
     limits: Any = None
+    show_arguments: bool = False
 
     @classmethod
     def read(cls, conf: Mapping[str, Any]) -> Settings:
@@ -194,6 +196,7 @@ _KINDS = {
     "keep_cancelled": _PERIOD,
     "keep_dead": _PERIOD,
     "dead_letter_notice": _PERIOD,
+    "show_arguments": _Kind("True or False", lambda value: isinstance(value, bool)),
     "queues": _ANYTHING,
     "routes": _ANYTHING,
     "limits": _ANYTHING,

@@ -243,6 +243,20 @@ class News:
     place: str
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The jobs of a queue in one state, and how long the oldest has been in it."""
+
+    queue: str
+    state: State
+    jobs: int
+    oldest: float
+
+
+BACKLOG_STATES = (*(state for state in State if not state.finished), State.DEAD)
+"""The states of which a backlog is told: those that want something done."""
+
+
 class Store(Slots, Protocol):
     """Where the records of jobs are; see the module for what all verbs share."""
 
@@ -587,6 +601,14 @@ class Store(Slots, Protocol):
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
+
+    def backlog(self, depth: int = 500) -> Sequence[Backlog]:
+        """How many jobs each queue has in each state that is not over, or DEAD.
+
+        Exact up to ``depth`` jobs in a state. Beyond, the queues are those of as
+        many jobs of its oldest and of its newest, each counted up to 100,000; and
+        a queue of which none is among the oldest has waited longer than is told.
+        """
 
     def failures(
         self, job_id: str, after: str | None = None, limit: int = 50

@@ -14,7 +14,7 @@ from jobkit import clock
 from jobkit.errors import DuplicateJob, JobNotFound
 from jobkit.job import Event, ItemFailure, Job, Page, Unique, check_schema
 from jobkit.states import State
-from jobkit.store.base import News, Retention, watching
+from jobkit.store.base import BACKLOG_STATES, Backlog, News, Retention, watching
 from jobkit.store.memory_records import Record, milliseconds
 from jobkit.store.memory_unique import holds, written
 
@@ -123,6 +123,21 @@ class Shelf:
             for record in self._jobs.values():
                 counts[record.state] += 1
             return counts
+
+    def backlog(self, depth: int = 500) -> list[Backlog]:
+        """How many jobs each queue has; see ``Store.backlog``."""
+        _ = depth  # here all are looked at
+        since: dict[tuple[str, State], list[int]] = {}
+        with self._changed:
+            for record in self._jobs.values():
+                if record.state in BACKLOG_STATES:
+                    place = since.setdefault((record.text("queue"), record.state), [])
+                    place.append(record.number("entered_at"))
+            at = self._now()
+        return [
+            Backlog(*key, len(moments), (at - min(moments)) / 1000)
+            for key, moments in sorted(since.items())
+        ]
 
     def failures(
         self, job_id: str, after: str | None = None, limit: int = 50

@@ -20,8 +20,10 @@ from jobkit.job import (
 from jobkit.states import State
 from jobkit.store import replies, scripts, streams
 from jobkit.store.base import (
+    BACKLOG_STATES,
     LEASE_EXPIRED,
     Amended,
+    Backlog,
     Due,
     Entered,
     Failure,
@@ -297,6 +299,11 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
                 for state, count in zip(State, pipe.execute(), strict=True):
                     totals[state] += int(count)
         return totals
+
+    def backlog(self, depth: int = 500) -> Sequence[Backlog]:
+        """How many jobs each queue has; see ``Store.backlog``."""
+        states = dumps(list(map(str, BACKLOG_STATES)))
+        return replies.backlog(self._everywhere(scripts.BACKLOG, states, depth))
 
     def failures(
         self, job_id: str, after: str | None = None, limit: int = 50

@@ -10,7 +10,7 @@ from jobkit import clock
 from jobkit.job import Event, ItemFailure, Job, NewJob, Page, Progress, StopRequest
 from jobkit.states import State
 from jobkit.store import scripts
-from jobkit.store.base import Failure, Kept, Released, Snapshot
+from jobkit.store.base import Backlog, Failure, Kept, Released, Snapshot
 
 
 def ms(seconds: float) -> int:
@@ -77,6 +77,15 @@ def released(answers: Iterable[list[tuple[str, str, str]]]) -> list[Released]:
         for answer in answers
         for job_id, task, became in answer
     ]
+
+
+def backlog(answers: Iterable[list[tuple[str, str, str, str]]]) -> list[Backlog]:
+    """The backlogs of all partitions, added up."""
+    rows: dict[tuple[str, State], tuple[int, float]] = {}
+    for name, queue, jobs, oldest in (row for answer in answers for row in answer):
+        known, age = rows.get((queue, State(name)), (0, 0.0))
+        rows[queue, State(name)] = known + int(jobs), max(age, int(oldest) / 1000)
+    return [Backlog(*key, *row) for key, row in sorted(rows.items())]
 
 
 def job(values: list[str | None], message: str = "") -> Job:

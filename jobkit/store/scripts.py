@@ -100,6 +100,7 @@ RENEW_SLOTS = _verb("renew_slots", "id fence lease", "prelude_limits")
 SET_LIMIT = _verb("set_limit", "name n period", "prelude_limits")
 SLOW_DOWN = _verb("slow_down", "claims delay", "prelude_limits")
 LIMITS = _verb("limits", "name after limit", "prelude_limits")
+BACKLOG = _verb("backlog", "states depth")
 CLAIM_NOTES = _verb("claim_notes", "kind age limit grace")
 NOTED = _verb("noted", "id kind death")
 COLLECT = _verb(
@@ -142,7 +143,7 @@ VERBS = (
         WAITING,
         UNBLOCK,
     ),
-    *(CLAIM_NOTES, NOTED, COLLECT),
+    *(CLAIM_NOTES, NOTED, COLLECT, BACKLOG),
     *(ACQUIRE, RELEASE, GRANT, CONFIRM, RENEW_SLOTS, SET_LIMIT, SLOW_DOWN, LIMITS),
 )
 

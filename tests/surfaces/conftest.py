@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from tests.servers import ValkeyServer
+from tests.surfaces.flowers import Flower
 from tests.worker.fleet import TOP, Fleet, new_name, opened, show_logs
 from tests.worker.setup import VARIABLE, Setup
 
 Done = subprocess.CompletedProcess[str]
 MakeFleet = Callable[..., Fleet]
+MakeFlower = Callable[..., Flower]
 
 
 def run(fleet: Fleet, *arguments: str) -> Done:
@@ -37,6 +39,35 @@ def run(fleet: Fleet, *arguments: str) -> Done:
 def jobs(fleet: Fleet, *arguments: str) -> Done:
     """Run one of the commands behind ``jobs``."""
     return run(fleet, "jobs", *arguments)
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """A fleet that the tests of a module share; it has no workers."""
+    folder = tmp_path_factory.mktemp("fleet")
+    setup = Setup(
+        broker=valkey.database_url(0),
+        backend=valkey.database_url(1),
+        store=valkey.database_url(2),
+        name=new_name(),
+        journal=str(folder / "journal"),
+    )
+    with opened(setup, folder) as shared:
+        yield shared
+
+
+@pytest.fixture
+def make_flower(fleet: Fleet, tmp_path: Path) -> Iterator[MakeFlower]:
+    """Makes Flowers for the module's fleet, or for another one."""
+    with ExitStack() as stack:
+
+        def make(*options: str, of: Fleet = fleet, **more: Any) -> Flower:
+            flower = Flower(of.setup, tmp_path / "flower.log", *options, **more)
+            return stack.enter_context(flower.running())
+
+        yield make
 
 
 @pytest.fixture

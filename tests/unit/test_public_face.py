@@ -127,6 +127,7 @@ CURRENT_JOB = {
 }
 
 CLIENT = {
+    "backlog": "()",
     "cancel": "(job_id, *, reason='', actor='')",
     "counts": "()",
     "discard": "(job_id, *, reason='', actor='')",

@@ -37,6 +37,7 @@ DEFAULTS = {
     "queue_order": "weighted",
     "time_slice": None,
     "limits": None,
+    "show_arguments": False,
 }
 
 ACCEPTED = [
@@ -61,6 +62,7 @@ ACCEPTED = [
     ("queue_order", "strict"),
     ("time_slice", 60.0),
     ("time_slice", None),
+    ("show_arguments", True),
 ]
 
 REFUSED = [
@@ -89,6 +91,8 @@ REFUSED = [
     ("time_slice", 0),
     ("time_slice", "1m"),
     ("time_slice", True),
+    ("show_arguments", "yes"),
+    ("show_arguments", 1),
 ]
 
 PERIODS = sorted(

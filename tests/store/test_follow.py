@@ -1,5 +1,6 @@
 """How several jobs are followed at once, and followed on after a break."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from tests.store.lives import LEASE, enqueued, running, snapshot, started
 IDLE = 0.02
 
 
-def told(news: list[News]) -> list[tuple[str, str]]:
+def told(news: Sequence[News]) -> list[tuple[str, str]]:
     return [(one.job_id, one.event.name) for one in news]
 
 
@@ -116,9 +117,9 @@ def test_what_is_no_place_is_answered_with_now(store: Store) -> None:
     run = running(store)
     for seq, nonsense in enumerate(NONSENSE, 1):
         place = store.place("job", nonsense)
-        assert follow(store, {"job": place}) == []
         store.save("job", run.fence, seq, snapshot(seq), LEASE)
-        assert told(follow(store, {"job": place})) == [("job", "progressed")]
+        news = store.follow({"job": place}, IDLE)
+        assert told(news) == [("job", "progressed")]
 
 
 def test_a_job_may_be_followed_before_it_is_recorded(store: Store) -> None:

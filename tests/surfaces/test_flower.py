@@ -377,6 +377,7 @@ def test_a_body_that_is_no_json_is_refused(fleet: Fleet, flower: Flower) -> None
 # -- with a worker
 
 
+@pytest.mark.long
 def test_a_running_job_is_followed_on_flowers_page_of_its_task_too(
     make_fleet: MakeFleet, make_flower: MakeFlower
 ) -> None:
@@ -405,6 +406,7 @@ def test_a_running_job_is_followed_on_flowers_page_of_its_task_too(
     assert job.state is State.CANCELLED
 
 
+@pytest.mark.long
 def test_failed_items_are_replayed_as_another_job(
     make_fleet: MakeFleet, make_flower: MakeFlower
 ) -> None:

@@ -145,6 +145,7 @@ def test_metrics_are_beside_flowers_own(flower: Flower) -> None:
     assert "flower_events_total" in text
 
 
+@pytest.mark.long
 def test_a_tasks_page_has_a_row_and_a_link_for_its_job(
     fleet: Fleet, flower: Flower
 ) -> None:

@@ -52,7 +52,7 @@ FLOWERS_OWN = ("/workers", "/tasks", "/metrics", "/healthcheck")
 
 
 @pytest.mark.parametrize(
-    "how", [pytest.param("gone", marks=pytest.mark.long), "hanging"]
+    "how", ["gone", pytest.param("hanging", marks=pytest.mark.long)]
 )
 def test_without_the_store_pages_are_stale_and_flower_is_as_ever(
     seen: Flower, valkey_server: ValkeyServer, how: str
@@ -120,7 +120,15 @@ def broken_flower(folder: Path, app: str) -> str:
     return f"{folder}{os.pathsep}{TOP}"
 
 
-@pytest.mark.parametrize("app", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(
+    "app",
+    [
+        pytest.param(
+            app, id=how, marks=[pytest.mark.long] if "start" not in how else []
+        )
+        for how, app in BROKEN.items()
+    ],
+)
 def test_a_flower_that_is_broken_stops_nobody(
     fleet: Fleet, tmp_path: Path, app: str
 ) -> None:
@@ -140,6 +148,7 @@ def test_a_flower_that_is_broken_stops_nobody(
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_worker_runs_beside_a_broken_flower(
     make_fleet: MakeFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +191,9 @@ app = celery.Celery("plain", broker={broker!r}, backend={broker!r})
 """
 
 
-@pytest.mark.parametrize("imports", ["", "import jobkit"])
+@pytest.mark.parametrize(
+    "imports", [pytest.param("", marks=pytest.mark.long), "import jobkit"]
+)
 def test_an_app_without_jobs_has_flower_as_it_is(
     fleet: Fleet, tmp_path: Path, imports: str
 ) -> None:

@@ -221,6 +221,7 @@ def test_below_a_prefix_every_link_carries_it(
     assert flower.json(f"/jobs/api/jobs/{job}")["id"] == job
 
 
+@pytest.mark.long
 def test_they_are_there_on_a_unix_socket(
     fleet: Fleet, job: str, tmp_path: Path
 ) -> None:

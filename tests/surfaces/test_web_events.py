@@ -91,6 +91,7 @@ def test_a_job_that_has_ended_is_told_and_closed(store: RedisStore, site: Site) 
     assert (kind, told["state"]) == ("end", "DEAD")
 
 
+@pytest.mark.long
 def test_what_the_store_did_not_tell_is_seen_at_the_next_look(
     store: RedisStore, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +235,7 @@ def test_readers_are_offered_what_they_may_do(store: RedisStore) -> None:
         assert actor.next()["actions"] == ["cancel", "pause"]
 
 
+@pytest.mark.long
 def test_an_owner_that_falls_silent_is_told(
     store: RedisStore, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +251,7 @@ def test_an_owner_that_falls_silent_is_told(
         assert not events.wait_for("renewed")["stale"]
 
 
+@pytest.mark.long
 def test_silence_is_filled_with_comments(
     store: RedisStore, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,6 +404,7 @@ def test_readers_live_through_a_restart_of_the_store(
     store.close()
 
 
+@pytest.mark.long
 def test_readers_of_a_store_that_forgot_get_a_snapshot_or_the_end(
     valkey_server: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -445,6 +449,7 @@ def followers(store: RedisStore) -> int:
     return sum("b" in one["flags"] for one in store._client.client_list())
 
 
+@pytest.mark.long
 def test_many_readers_are_one_subscription(store: RedisStore, site: Site) -> None:
     wait_until(lambda: not hub_threads(), "the readers of other tests have gone")
     runs = [running(store, f"job-{number}") for number in range(5)]

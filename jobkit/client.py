@@ -15,7 +15,7 @@ from jobkit.job import Event, ItemFailure, Job, Message, NewJob, Page, ReplayMod
 from jobkit.limits import check_terms
 from jobkit.portable import Restored, csv_lines, export, restore
 from jobkit.states import State
-from jobkit.store.base import Backlog, Store
+from jobkit.store.base import DEAD_LETTERED, Backlog, Store
 from jobkit.store.redis import RedisStore
 from jobkit.store.slots import LimitState
 
@@ -267,7 +267,9 @@ class Client:
         if self._knows is None:
             return
         job = self.get(job_id)
-        if job.state in (State.DEAD, State.PARTIAL) and not self._knows(job.task):
+        foreign = job.error is not None and job.error.type == DEAD_LETTERED
+        over = job.state in (State.DEAD, State.PARTIAL) and not foreign
+        if over and not self._knows(job.task):
             raise NotAllowed(
                 f"Job {job_id!r} is one of the task {job.task!r}, which this app does "
                 "not have: deploy it, or import its module, and replay the job then.",

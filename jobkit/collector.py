@@ -14,7 +14,7 @@ from kombu.serialization import prepare_accept_content
 from jobkit.errors import StoreUnavailable
 from jobkit.job import ErrorInfo, Message, NewJob
 from jobkit.publishing import broker_errors, received, to_context
-from jobkit.store.base import Dropped
+from jobkit.store.base import DEAD_LETTERED, Dropped
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -50,6 +50,14 @@ class Collector:
         self._file = file
         self._connection: Any = None
         self._channel: Any = None
+
+    def prepare(self) -> None:
+        """Make the queue: what is given up before it is there is lost, or waits long."""
+        try:
+            self._open()
+        except broker_errors(self._connection) as error:
+            logger.warning("Nothing can be collected from the broker: %s", error)
+            self.close()
 
     def round(self) -> int:
         """File all that is there; how many messages it were.
@@ -132,7 +140,7 @@ def read(kit: JobKit, message: Any) -> tuple[NewJob, Dropped]:
     dropped = Dropped(
         token=":".join(str(last.get(word)) for word in ("queue", "reason", "time")),
         reason=reason,
-        error=ErrorInfo("DeadLettered", told, verdict="infrastructure"),
+        error=ErrorInfo(DEAD_LETTERED, told, verdict="infrastructure"),
         foreign=not hasattr(kit.app.tasks.get(name), "new_job"),
         tell=name in kit.app.tasks and _is_readable(kit.app, kept),
     )

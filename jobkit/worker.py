@@ -94,6 +94,7 @@ class JobStep(bootsteps.StartStopStep):
         ]
         if collector.is_wanted(self.kit):
             work = collector.Collector(self.kit, rounds.collected)
+            work.prepare()
             self._go("jobkit-collector", COLLECT_EVERY, work.round, work.close)
         self._go("jobkit-prune", PRUNE_EVERY, rounds.prune, store.close)
         # Not joined: it sees to what the pool waits for after this step has ended.

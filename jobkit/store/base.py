@@ -81,6 +81,9 @@ PORTABLE = frozenset(
 BLOCKED_FOR = 3600.0
 """Seconds after which a BLOCKED job that nobody let go is judged anew."""
 
+DEAD_LETTERED = "DeadLettered"
+"""The error of a message that the broker gave up: its task may be anybody's."""
+
 EVENTS_KEPT = 200
 """Entries of a job's history; the oldest go first."""
 

@@ -131,7 +131,8 @@ def test_a_copy_whose_record_is_gone_runs_as_a_new_job(make: Make) -> None:
 
 
 def test_a_copy_that_waits_in_a_killed_worker_has_replayed_its_job(make: Make) -> None:
-    fleet, work, graves = make(jobkit_ack_after=0.5)
+    ahead = {"worker_disable_prefetch": False, "worker_prefetch_multiplier": 4}
+    fleet, work, graves = make(jobkit_ack_after=0.5, **ahead)
     (worker,) = fleet.start("a")
     job = dead(fleet, 1)
     copy = waited_for(fleet, graves)

@@ -183,7 +183,11 @@ def moves(make_store: StoreFactory, clock: Clock) -> Iterator[Move]:
                 yield state, after.state
 
 
-@pytest.mark.parametrize("make_store", ["memory", "redis", "redis-3"], indirect=True)
+@pytest.mark.parametrize(
+    "make_store",
+    ["memory", "redis", pytest.param("redis-3", marks=pytest.mark.long)],
+    indirect=True,
+)
 def test_moves_and_table_agree(make_store: StoreFactory, clock: Clock) -> None:
     table = {(before, after) for before in MOVES for after in MOVES[before]}
     to_come = {move for move in table if TO_COME & set(move)}

@@ -164,7 +164,12 @@ def test_a_job_that_no_worker_has_begun_is_handed_over_too(fleet: Fleet) -> None
 
 @on_all_brokers_in_the_long_form
 @pytest.mark.parametrize(
-    "signals", ["TERM", pytest.param("TERM QUIT", marks=pytest.mark.long), "QUIT"]
+    "signals",
+    [
+        "TERM",
+        pytest.param("TERM QUIT", marks=pytest.mark.long),
+        pytest.param("QUIT", marks=pytest.mark.long),
+    ],
 )
 def test_a_job_that_does_not_stop_is_named_and_recovered(
     make_fleet: FleetFactory, signals: str

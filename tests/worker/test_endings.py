@@ -4,6 +4,7 @@ import signal
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from celery import chord
 
 from jobkit import State, clock
@@ -63,6 +64,7 @@ def test_a_chord_hears_of_a_member_that_was_cancelled_from_outside(
     wait_until(lambda: fleet.shown(body.id) == "FAILURE", "the chord knows", 40)
 
 
+@pytest.mark.long
 def test_a_chord_hears_of_a_cancelled_member_whose_message_is_gone(
     make_fleet: FleetFactory,
 ) -> None:
@@ -80,6 +82,7 @@ def test_a_chord_hears_of_a_cancelled_member_whose_message_is_gone(
     wait_until(lambda: fleet.shown(body.id) == "FAILURE", "the chord knows", 40)
 
 
+@pytest.mark.long
 def test_a_result_that_was_not_stored_is_stored_later(
     make_fleet: FleetFactory, valkey_server: ValkeyServer
 ) -> None:

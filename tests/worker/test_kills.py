@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from jobkit import State
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, FleetFactory
@@ -14,7 +16,7 @@ from tests.worker.promises import (
     RECOVERY,
     SLACK,
     on_all_brokers,
-    on_all_brokers_at_length,
+    on_all_brokers_in_the_long_form,
 )
 from tests.worker.setup import LEASE
 
@@ -53,7 +55,7 @@ def test_another_worker_goes_on_when_one_is_killed(fleet: Fleet) -> None:
     assert result.get(timeout=10) == 250
 
 
-@on_all_brokers_at_length
+@on_all_brokers_in_the_long_form
 def test_the_same_worker_goes_on_when_its_child_is_killed(fleet: Fleet) -> None:
     (worker,) = fleet.start("a")
     result = fleet.send("walk", 250)
@@ -88,6 +90,7 @@ def test_a_job_that_lost_its_worker_waits_for_the_next_one(fleet: Fleet) -> None
     assert result.get(timeout=10) == 100
 
 
+@pytest.mark.long
 def test_saving_by_the_number_of_items_bounds_what_is_repeated(
     make_fleet: FleetFactory,
 ) -> None:
@@ -105,7 +108,7 @@ def test_saving_by_the_number_of_items_bounds_what_is_repeated(
     assert len(fleet.journal.repeated(result.id)) <= every
 
 
-@on_all_brokers_at_length
+@on_all_brokers_in_the_long_form
 def test_a_job_whose_message_is_acknowledged_is_recovered_all_the_same(
     make_fleet: FleetFactory,
 ) -> None:

@@ -167,10 +167,11 @@ def test_without_the_early_acknowledgement_the_worker_ends_and_the_job_does_not(
 @pytest.mark.parametrize(
     "conf",
     [
-        pytest.param({}, id="classic", marks=pytest.mark.long),
+        pytest.param({}, id="classic"),
         pytest.param(QUORUM_CONF, id="quorum"),
     ],
 )
+@pytest.mark.long
 def test_a_job_may_wait_behind_one_of_40_minutes_in_the_same_worker(
     impatient_rabbit: RabbitServer, make_fleet: FleetFactory, conf: dict[str, Any]
 ) -> None:

@@ -64,7 +64,7 @@ def test_the_end_of_a_job_waits_for_the_store(
     assert result.get(timeout=10) == 50
 
 
-@pytest.mark.parametrize("how", ["kill", "pause"])
+@pytest.mark.parametrize("how", ["kill", pytest.param("pause", marks=pytest.mark.long)])
 def test_an_outage_longer_than_the_lease_stops_the_run_in_time(
     valkey_server: ValkeyServer, make_fleet: FleetFactory, how: str
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_job_is_cancelled_within_two_seconds(fleet: Fleet, pool: str) -> None:
     assert (job.state, job.reason) == (State.CANCELLED, "wrong shop")
 
 
+@pytest.mark.long
 def test_a_green_job_reports_and_is_drained(fleet: Fleet) -> None:
     worker = fleet.worker("a", "-P", "gevent", concurrency=4).start()
     result, beside = fleet.send("walk", 400), fleet.send("walk", 20)

@@ -1,5 +1,6 @@
 """Results that the backend did not take at once are none that failed."""
 
+import pytest
 from celery import chord
 
 from jobkit import State
@@ -29,6 +30,7 @@ def test_nobody_hears_of_a_failure_when_only_the_result_was_not_taken(
     assert not blamed
 
 
+@pytest.mark.long
 def test_a_chord_waits_for_results_that_were_not_taken(
     make_fleet: FleetFactory, valkey: ValkeyServer
 ) -> None:

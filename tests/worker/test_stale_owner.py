@@ -3,6 +3,7 @@
 import signal
 import time
 
+import pytest
 import redis
 
 from jobkit import State
@@ -38,6 +39,7 @@ def test_a_frozen_worker_finds_another_owner_and_stops(fleet: Fleet) -> None:
     assert result.get(timeout=10) == ITEMS
 
 
+@pytest.mark.long
 def test_a_frozen_worker_is_of_use_again(fleet: Fleet) -> None:
     (worker,) = fleet.start("a")
     result = fleet.send("walk", 100)

@@ -172,6 +172,7 @@ def test_an_urgent_job_overtakes_all_that_wait(
         assert places == [0, 1, 2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("broker", [CLASSIC], indirect=True)
 def test_a_worker_that_is_busy_for_long_leaves_what_waits_to_others(
     make_fleet: FleetFactory,

@@ -136,6 +136,7 @@ def _shelf(consumer: Any, order: Order, idle: Callable[[], None]) -> Shelf:
         release=worker.semaphore.release,
         start=worker._process_task,  # noqa: SLF001 - what waits for a process calls it
         idle=idle,
+        leaving=app.jobkit.drain.is_set,
     )
 
 
@@ -162,7 +163,9 @@ class Shelf:
     """The requests that wait for a process of this worker, by their queue.
 
     ``acquire`` calls back when a process is free, ``start`` begins a request, and
-    ``idle`` hears of a free process when nothing waits.
+    ``idle`` hears of a free process when nothing waits. While ``leaving`` nothing
+    begins any more: a pool that closes waits half a minute for what it has just
+    been given.
     """
 
     def __init__(
@@ -174,6 +177,7 @@ class Shelf:
         release: Callable[[], None],
         start: Callable[[Any], None],
         idle: Callable[[], None],
+        leaving: Callable[[], bool] = bool,
     ) -> None:
         self._turns = order()
         self._queue_of = queue_of
@@ -181,6 +185,7 @@ class Shelf:
         self._release = release
         self._start = start
         self._idle = idle
+        self._leaving = leaving
         self._asked = False
         self._moved = clock.monotonic()
         self._waiting: dict[str, deque[Any]] = {name: deque() for name in queues}
@@ -220,7 +225,7 @@ class Shelf:
         return given
 
     def _ask(self) -> None:
-        if len(self) and not self._asked:
+        if len(self) and not self._asked and not self._leaving():
             self._asked = True
             self._acquire(self._next)
 
@@ -230,6 +235,9 @@ class Shelf:
             # Still asked for: what comes meanwhile is compared before one begins.
             self._idle()
         self._asked = False
+        if self._leaving():
+            self._release()
+            return
         for queue in self._turns.consume(len(self._waiting)):
             if self._waiting[queue]:
                 self._turns.rotate(queue)

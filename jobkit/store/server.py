@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import redis
+from redis import ConnectionPool
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
@@ -31,6 +32,7 @@ from jobkit.store import scripts
 from jobkit.store.address import safe_url
 from jobkit.store.base import Retention
 from jobkit.store.connection import connect
+from jobkit.store.direct import Direct
 from jobkit.store.keys import Keys
 from jobkit.store.scripts import Verb
 
@@ -68,6 +70,7 @@ class Server:
         self._retention = retention
         self._connect = connect(url, timeout)
         self._clients: list[Any] = []
+        self._callers: list[Any] = []
         self._timeout = timeout
         self._scripts: dict[str, str] = {}
 
@@ -78,6 +81,15 @@ class Server:
             with self._errors():
                 self._clients.append(self._connect())
         return self._clients[0]
+
+    @property
+    def _caller(self) -> Any:
+        """What calls scripts: the client itself, where it knows more of the server."""
+        if not self._callers:
+            client = self._client
+            plain = type(getattr(client, "connection_pool", None)) is ConnectionPool
+            self._callers.append(Direct(client) if plain else client)
+        return self._callers[0]
 
     @property
     def retention(self) -> Retention:
@@ -107,6 +119,8 @@ class Server:
 
     def close(self) -> None:
         """Give the connections back."""
+        for caller in self._callers:
+            caller.close()
         for client in self._clients:
             # A cluster's own close forgets those of its nodes (made from a URL).
             for node in getattr(client, "get_nodes", list)():
@@ -120,9 +134,9 @@ class Server:
         with self._errors():
             sha = self._scripts.get(verb.name) or self._load(verb)
             try:
-                return self._client.evalsha(sha, 1, tag, *arguments)
+                return self._caller.evalsha(sha, 1, tag, *arguments)
             except NoScriptError:  # the server has been restarted, or is another one
-                return self._client.evalsha(self._load(verb), 1, tag, *arguments)
+                return self._caller.evalsha(self._load(verb), 1, tag, *arguments)
 
     def _load(self, verb: Verb) -> str:
         sha: str = self._client.script_load(self.script_source(verb))

@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests wait for real servers more than they work: files side by side, each whole.
+SPREAD := --numprocesses 3 --dist loadfile
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
@@ -20,10 +22,10 @@ services: ## Install RabbitMQ from Debian when it is missing (as root)
 	@.ci/services
 
 test: install services ## Run the tests; ARGS="-k lease" runs a part of them
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -m "not long" $(SPREAD) $(ARGS)
 
 cover: install services ## Run the tests, and show which lines they did not reach
-	$(BIN)/python -m pytest -m "not long" --cov=jobkit $(ARGS)
+	$(BIN)/python -m pytest -m "not long" $(SPREAD) --cov=jobkit $(ARGS)
 
 test-long: install ## Run the long forms of the tests, also those in a browser
 	@.ci/services browser

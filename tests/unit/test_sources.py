@@ -403,7 +403,9 @@ def test_a_reading_that_is_gone_through_again_goes_on(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", [pages(Api([])), csv_rows(__file__), json_lines(__file__)], ids=str
+    "source",
+    [pages(Api([])), csv_rows(__file__), json_lines(__file__)],
+    ids=["pages", "csv_rows", "json_lines"],
 )
 def test_a_cursor_of_another_source_is_refused(source: Resumable[Any]) -> None:
     with pytest.raises(

@@ -175,11 +175,24 @@ def _end(fleet: Fleet, job_id: str) -> End | None:
 
 
 def _unsound(fleet: Fleet) -> list[str]:
-    try:
-        wait_until(lambda: not violations(fleet), "the store is sound", 3)
-    except AssertionError:
-        return violations(fleet)
-    return []
+    found: list[str] = []
+
+    def sound() -> bool:
+        found[:] = [*violations(fleet), *_limits_in_use(fleet)]
+        return not found
+
+    with suppress(AssertionError):  # what was found says it
+        wait_until(sound, "the store is sound", 3 + LEASE)
+    return found
+
+
+def _limits_in_use(fleet: Fleet) -> list[str]:
+    page = fleet.store.limits()
+    return [
+        f"limit {limit.key} is in use when all jobs are over: {limit}"
+        for limit in page.items
+        if limit.holders or limit.promised or limit.waiting
+    ]
 
 
 def _broker(kind: str) -> Server:

@@ -25,8 +25,21 @@ BODY = "chord body"
 RETRIED = "retried"
 CANCELLED = "cancelled"
 DELAYED = "delayed"
+LIMITED = "limited to one"
+PACED = "limited in rate"
+UNIQUE = "unique"
 
-MIX = {LONG: 4, SHORT: 4, CHORD: 2, RETRIED: 2, CANCELLED: 1, DELAYED: 2}
+MIX = {
+    LONG: 4,
+    SHORT: 4,
+    CHORD: 2,
+    RETRIED: 2,
+    CANCELLED: 1,
+    DELAYED: 2,
+    LIMITED: 3,
+    PACED: 2,
+    UNIQUE: 2,
+}
 """How often each kind comes, beside the others."""
 
 ROOM = 7
@@ -34,6 +47,16 @@ ROOM = 7
 
 PAUSE = 0.01
 """Seconds that an item takes."""
+
+STROLLS = {
+    LIMITED: "stroll_limited",
+    PACED: "stroll_paced",
+    UNIQUE: "stroll_unique",
+}
+"""The tasks of the kinds that have a shop."""
+
+SHOPS = ("berlin", "paris")
+"""Few, so that they are wanted by several jobs at once."""
 
 REFUSALS = (StoreUnavailable, OperationalError, redis.RedisError, OSError)
 """What enqueueing may answer with while a server is away."""
@@ -44,6 +67,7 @@ class Sent:
     """A job that was sent: what its tasks must write down, and whether it is sure.
 
     It is not sure when enqueueing raised: it may have been recorded all the same.
+    ``shop`` is for the kinds of which one job may run for each of them.
     """
 
     id: str
@@ -51,6 +75,7 @@ class Sent:
     work: frozenset[str]
     sure: bool
     value: int | None = None
+    shop: str = ""
 
 
 class Producer:
@@ -104,6 +129,8 @@ class Producer:
     def _send(self, kind: str) -> None:
         if kind == CHORD:
             self._chord()
+        elif kind in STROLLS:
+            self._stroll(kind)
         elif kind in (SHORT, DELAYED):
             x, y = self._dice.randrange(1000), self._dice.randrange(1000)
             wait = self._dice.uniform(0.5, 3) if kind == DELAYED else None
@@ -128,6 +155,26 @@ class Producer:
         signature = self._fleet.task(task).s(*args, **kwargs)
         sure = self._apply(lambda: signature.apply_async(task_id=job_id, **options))
         self.sent.append(Sent(job_id, kind, frozenset(work), sure))
+
+    def _stroll(self, kind: str) -> None:
+        items, shop = self._dice.randrange(50, 150), self._dice.choice(SHOPS)
+        task, job_id = self._fleet.task(STROLLS[kind]), self._id()
+        answers: list[Any] = []
+        sure = self._apply(
+            lambda: answers.append(
+                task.apply_async((shop, items, PAUSE), task_id=job_id)
+            )
+        )
+        if sure and answers[0].existing:
+            self._must_know(answers[0].id)
+            return
+        alone = "" if kind == PACED else shop
+        work = frozenset(map(str, range(1, items + 1)))
+        self.sent.append(Sent(job_id, kind, work, sure, shop=alone))
+
+    def _must_know(self, job_id: str) -> None:
+        if job_id not in {sent.id for sent in self.sent if sent.kind == UNIQUE}:
+            raise AssertionError(f"{job_id} was returned as existing, and never sent.")
 
     def _chord(self) -> None:
         member, total = self._fleet.task("member"), self._fleet.task("total")

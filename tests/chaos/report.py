@@ -18,14 +18,15 @@ A real cluster: two Celery workers with two processes each, a producer, a broker
 a Valkey as store and result backend that answers only for what is on its disk. One of
 the workers reaches it by a relay that can be blocked, as between two hosts.
 Faults strike one after the other at random moments; meanwhile long and short jobs,
-chords, retries, cancels and delayed jobs are sent. Then everything is healed, and
+chords, retries, cancels and delayed jobs are sent, limited ones (one of a shop at a
+time, or so many a second) and unique ones. Then everything is healed, and
 when all jobs are over the promises are held against what the tasks themselves wrote
 down. *Repeated* is what was done twice within the bound: after the last checkpoint
 before a crash. *Taken over* are runs that got another owner while theirs was frozen;
 *late* is what those wrote on waking, before they found out.
 
-| broker | seed | seconds | jobs | faults | lost | double owners | repeats beyond the bound | all else | repeated | taken over | late | command |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| broker | seed | seconds | jobs | faults | lost | double owners | two of one key | repeats beyond the bound | all else | repeated | taken over | late | command |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -98,7 +99,7 @@ def _key(row: str) -> tuple[str, int]:
 
 def _row(result: Result) -> str:
     counts = {promise: len(result.broken[promise]) for promise in verdict.PROMISES}
-    named = (verdict.LOST, verdict.OWNERS, verdict.REPEATS)
+    named = (verdict.LOST, verdict.OWNERS, verdict.HOLDERS, verdict.REPEATS)
     cells = [
         *(result.broker, result.seed, f"{result.seconds:g}"),
         *(_cell(result.jobs), _cell(result.faults)),

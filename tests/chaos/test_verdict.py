@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
+
 from tests.chaos.faults import CHILD, DRAINED, FROZEN, PARTED, STORE, Blow
-from tests.chaos.producer import LONG, RETRIED, Sent
+from tests.chaos.producer import LIMITED, LONG, RETRIED, UNIQUE, Sent
 from tests.chaos.verdict import (
+    HOLDERS,
     LOST,
     OWNERS,
     REPEATS,
@@ -95,3 +100,35 @@ def test_an_old_owner_that_wakes_may_write_three_items_more() -> None:
     four = written(1, OLD, range(31, 35), since=5.5)
     assert broken([*resumed_at(21), *three], frozen) == {}
     assert broken([*resumed_at(21), *four], frozen) == {OWNERS: 1}
+
+
+def overlapping(kind: str, *jobs: list[Entry], blows: Sequence[Blow] = ()) -> int:
+    """How often two of these jobs, of one shop, were found to run at a time."""
+    ids = [str(place) for place, _ in enumerate(jobs)]
+    sent = [Sent(i, kind, frozenset(), sure=False, shop="berlin") for i in ids]
+    entries = dict(zip(ids, jobs, strict=True))
+    ends = dict.fromkeys(ids)
+    return len(judge(Evidence(sent, blows, entries, ends, EVERY)).broken[HOLDERS])
+
+
+@pytest.mark.parametrize("kind", [LIMITED, UNIQUE])
+def test_two_jobs_of_one_key_may_not_run_at_a_time(kind: str) -> None:
+    first = written(1, OLD, range(1, 21), since=0)
+    assert overlapping(kind, first, written(1, NEW, range(1, 5), since=1.95)) == 0
+    assert overlapping(kind, first, written(1, NEW, range(1, 5), since=1.85)) == 1
+
+
+def test_a_slot_may_change_hands_between_two_runs_and_a_unique_key_may_not() -> None:
+    first = resumed_at(21)
+    between = written(1, NEW, range(1, 5), since=3)
+    assert overlapping(LIMITED, first, between) == 0
+    assert overlapping(UNIQUE, first, between) == 1
+
+
+def test_what_a_frozen_holder_does_on_waking_is_no_second_holder() -> None:
+    frozen = Blow(FROZEN, 0.95, 3.15, frozenset({OLD}))
+    other = written(1, NEW, range(1, 5), since=3)
+    for items, found in ((3, 0), (4, 1)):
+        late = written(1, OLD, range(11, 11 + items), since=3.2)
+        holder = [*written(1, OLD, range(1, 11), since=0), *late]
+        assert overlapping(LIMITED, holder, other, blows=[frozen]) == found

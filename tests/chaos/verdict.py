@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from jobkit import Job, State
 from tests.chaos.faults import (
@@ -17,13 +17,14 @@ from tests.chaos.faults import (
     UNSAVED,
     Blow,
 )
-from tests.chaos.producer import BODY, CANCELLED, RETRIED, Sent
+from tests.chaos.producer import BODY, CANCELLED, RETRIED, UNIQUE, Sent
 from tests.worker.journal import Entry
 
 LOST = "lost"
 TWICE = "ended twice"
 WRONG = "ended wrongly"
 OWNERS = "double owners"
+HOLDERS = "two jobs of one key at a time"
 REPEATS = "repeats beyond the bound"
 BODIES = "chord bodies not once"
 ATTEMPTS = "attempts without an error"
@@ -33,8 +34,8 @@ STORE = "store not sound"
 TROUBLE = "driver's own trouble"
 
 PROMISES = (
-    *(LOST, TWICE, WRONG, OWNERS, REPEATS, BODIES, ATTEMPTS, UNSEEN, HANGS),
-    *(STORE, TROUBLE),
+    *(LOST, TWICE, WRONG, OWNERS, HOLDERS, REPEATS, BODIES, ATTEMPTS, UNSEEN),
+    *(HANGS, STORE, TROUBLE),
 )
 
 LATE_ITEMS = 3
@@ -124,6 +125,7 @@ def judge(evidence: Evidence) -> Verdict:
                 broken[promise].append(
                     f"{sent.kind} {sent.id} fence {run.fence}: {what}"
                 )
+    broken[HOLDERS] += _of_keys(evidence)
     hung = [blow for blow in evidence.blows if blow.kind == HUNG]
     broken[HANGS] += [f"pids {sorted(blow.pids)}" for blow in hung]
     return Verdict(broken, repeated, late, overtaken)
@@ -191,6 +193,35 @@ def _of_run(run: Run, sent: Sent, evidence: Evidence) -> Iterator[tuple[str, str
     if len(run.repeated) > bound:
         hit = sorted({blow.kind for blow in _met(run, evidence.blows)})
         yield REPEATS, f"{len(run.repeated)} items, {bound} are allowed after {hit}"
+
+
+def _of_keys(evidence: Evidence) -> Iterator[str]:
+    """Jobs of one key whose times overlap.
+
+    Times of limited jobs are their runs: between two of them another may have the
+    slot. Unique ones have their key from the first run to the end of the last.
+    """
+    times: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
+    for sent in evidence.sent:
+        if sent.shop:
+            mine = times.setdefault((sent.kind, sent.shop), [])
+            mine += [(sent.id, *time) for time in _times(sent, evidence)]
+    for (kind, shop), spans in times.items():
+        for (one, begin, end), (other, since, until) in combinations(spans, 2):
+            both = min(end, until) - max(begin, since)
+            if one != other and both > 0:
+                yield f"{kind} {shop}: {one} and {other} for {both:.3f} s"
+
+
+def _times(sent: Sent, evidence: Evidence) -> list[tuple[float, float]]:
+    """From when to when its runs wrote, but for what they did on waking."""
+    spans = []
+    for run in runs(evidence.entries.get(sent.id, ())):
+        at = [e.at for e in run.entries if not _just_woken(e, run, evidence.blows)]
+        spans += [(at[0], at[-1])] if at else []
+    if sent.kind == UNIQUE and spans:
+        return [(min(begin for begin, _ in spans), max(end for _, end in spans))]
+    return spans
 
 
 def _just_woken(entry: Entry, run: Run, blows: Sequence[Blow]) -> bool:

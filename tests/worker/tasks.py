@@ -78,6 +78,9 @@ def register_limited(task: Callable[..., Any]) -> None:
     shop = Limit("shop:{shop}", 1)
     task("sell", limits=[shop])(sell)
     task("walk_alone", stages=WALK_STAGES, limits=[shop])(walk_alone)
+    task("stroll_limited", stages=WALK_STAGES, limits=[shop])(stroll)
+    pace = RateLimit("strolls:{shop}", 5, 5.0)
+    task("stroll_paced", stages=WALK_STAGES, limits=[pace])(stroll)
     task("fail_once", limits=[shop])(fail_once)
     task("sell_hard", limits=[shop], time_limit=1)(sell)
     task("sell_once", limits=[shop], retry_policy={"crashes": 1})(sell)
@@ -89,6 +92,7 @@ def register_limited(task: Callable[..., Any]) -> None:
 
 def _register_unique(task: Callable[..., Callable[[Callable[..., Any]], Any]]) -> None:
     task("sole", unique_on=["shop"])(sole)
+    task("stroll_unique", stages=WALK_STAGES, unique_on=["shop"])(stroll)
     task("next_up", unique_on=["shop"], unique_until="start")(sole)
     task("newest", base=Told, unique_on=["shop"], on_duplicate="replace_queued")(sole)
     task("raising", unique_on=["shop"], on_duplicate="raise")(sole)
@@ -177,6 +181,12 @@ def walk(self: ProgressTask, items: int, pause: float = 0.01) -> int:
     counted = self.step("count", lambda: items)
     _go(self, counted, pause)
     return self.step("end", lambda: counted)
+
+
+def stroll(self: ProgressTask, shop: str, items: int, pause: float) -> str:
+    """Walks through numbered items of a shop."""
+    _go(self, items, pause)
+    return shop
 
 
 def _crash() -> NoReturn:

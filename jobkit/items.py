@@ -7,6 +7,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -412,41 +413,51 @@ class StageRun:
     def _by_item(
         self, items: Iterable[T], cursor: Callable[[T], Any] | None
     ) -> Generator[T, None, None]:
-        # The hot loop: beside the count it reads one attribute an item. The
-        # first item is looked at, so that a cursor that cannot be kept is
-        # refused before a second item is handled.
+        # The hot loop: beside the count it reads one attribute an item, and the
+        # slice ends where it is time to look. The first item is looked at, so that a
+        # cursor that cannot be kept is refused before a second item is handled.
         lease, count, last = self._run.lease, self.state.current, None
-        start, due = count, count + 1
+        start, due, source = count, count + 1, iter(items)
         try:
-            for item in items:
-                yield item
-                count += 1
-                last = item
-                if lease.attention or count >= due:
-                    self._mark(count, cursor, last)
-                    due = self._attend(count)
+            while True:
+                for item in itertools.islice(source, due - count):
+                    yield item
+                    count += 1
+                    last = item
+                    if lease.attention:
+                        break
+                else:
+                    if count < due:  # the source has no more
+                        return
+                self._mark(count, cursor, last)
+                due = self._attend(count)
         finally:
             if count > start:
                 self._mark(count, cursor, last)
 
     def _by_source(self, items: Any) -> Generator[T, None, None]:
+        with closing(items) if hasattr(items, "close") else nullcontext():
+            yield from self._through(items)
+
+    def _through(self, items: Any) -> Generator[T, None, None]:
         lease, count, place = self._run.lease, self.state.current, None
-        start, due = count, count + 1
+        start, due, source = count, count + 1, iter(items)
         try:
-            for item in items:
-                yield item
-                count += 1
-                place = items.cursor
-                if lease.attention or count >= due:
-                    self._mark(count, _itself, place)
-                    due = self._attend(count)
+            while True:
+                for item in itertools.islice(source, due - count):
+                    yield item
+                    count += 1
+                    place = items.cursor
+                    if lease.attention:
+                        break
+                else:
+                    if count < due:
+                        return
+                self._mark(count, _itself, place)
+                due = self._attend(count)
         finally:
-            try:
-                if count > start:
-                    self._mark(count, _itself, place)
-            finally:
-                if hasattr(items, "close"):
-                    items.close()
+            if count > start:
+                self._mark(count, _itself, place)
 
     def _mark(self, count: int, cursor: Callable[[Any], Any] | None, item: Any) -> None:
         # First the cursor, which may be refused: it and the count belong together.

@@ -36,8 +36,8 @@ MIX = {
     RETRIED: 2,
     CANCELLED: 1,
     DELAYED: 2,
-    LIMITED: 3,
-    PACED: 2,
+    LIMITED: 2,
+    PACED: 1,
     UNIQUE: 2,
 }
 """How often each kind comes, beside the others."""
@@ -56,7 +56,9 @@ STROLLS = {
 """The tasks of the kinds that have a shop."""
 
 SHOPS = ("berlin", "paris")
-"""Few, so that they are wanted by several jobs at once."""
+
+RIVALS = 3
+"""Jobs of one shop that are sent at once."""
 
 REFUSALS = (StoreUnavailable, OperationalError, redis.RedisError, OSError)
 """What enqueueing may answer with while a server is away."""
@@ -130,7 +132,9 @@ class Producer:
         if kind == CHORD:
             self._chord()
         elif kind in STROLLS:
-            self._stroll(kind)
+            shop = self._dice.choice(SHOPS)
+            for _ in range(RIVALS):
+                self._stroll(kind, shop)
         elif kind in (SHORT, DELAYED):
             x, y = self._dice.randrange(1000), self._dice.randrange(1000)
             wait = self._dice.uniform(0.5, 3) if kind == DELAYED else None
@@ -156,8 +160,8 @@ class Producer:
         sure = self._apply(lambda: signature.apply_async(task_id=job_id, **options))
         self.sent.append(Sent(job_id, kind, frozenset(work), sure))
 
-    def _stroll(self, kind: str) -> None:
-        items, shop = self._dice.randrange(50, 150), self._dice.choice(SHOPS)
+    def _stroll(self, kind: str, shop: str) -> None:
+        items = self._dice.randrange(50, 150)
         task, job_id = self._fleet.task(STROLLS[kind]), self._id()
         answers: list[Any] = []
         sure = self._apply(

@@ -33,6 +33,12 @@ logger = logging.getLogger(__name__)
 KEYS = uuid.UUID("6f0b4a1e-4f0c-5a63-9d3e-3d5b4a6c1c57")
 """The namespace in which an idempotency key becomes a job's id (UUID version 5)."""
 
+UNCONFIRMED = 30.0
+"""Seconds after which a job with a key is published, if its producer died before.
+
+Nobody else gets the key meanwhile. Without one it is published when its hint is due.
+"""
+
 ENDING = 0.5
 """Seconds by which a record may end after the result that its caller waited for."""
 
@@ -85,6 +91,7 @@ class Entry:
         self.claims: tuple[Claim, ...] = ()
         self._once = once
         self._task = task
+        self._has_key = once or unique is not None
         self._id = job_id
         self._owner = owner
         self._delay = delay
@@ -123,16 +130,16 @@ class Entry:
 
     def _is_let_go(self) -> bool:
         """Whether its limits let the job go now; else it waits in the store."""
-        kit, current = self._task.kit, execution.current()
-        hint = kit.settings.hint_seconds
+        turns, current = self._task.kit.turns, execution.current()
 
         def line_up() -> bool:
-            return kit.turns.line_up(self._id, self.claims, hint)
+            return turns.line_up(self._id, self.claims, self._first_hint)
 
         return current.hand_on(line_up) if current else line_up()
 
     def _record(self, job: NewJob) -> Entered:
-        enter = partial(record, self._task.kit.store, self._task, job, uuid.uuid4().hex)
+        store, token = self._task.kit.store, uuid.uuid4().hex
+        enter = partial(record, store, self._task, job, token, self._first_hint)
         deadline = clock.monotonic() + ENDING
         current = execution.current()
         while not (entered := current.hand_on(enter) if current else enter()):
@@ -154,6 +161,11 @@ class Entry:
         elif is_strict(self._task):
             raise DuplicateJob(f"A job of {self._task.name!r}", there)
 
+    @property
+    def _first_hint(self) -> float:
+        hint = self._task.kit.settings.hint_seconds
+        return min(hint, UNCONFIRMED) if self._has_key else hint
+
     def _publish(self, publish: Publish) -> None:
         kit = self._task.kit
         try:
@@ -166,6 +178,12 @@ class Entry:
                 kit.store.published(self._id, 0, ok=False)
             except StoreUnavailable:
                 logger.warning("Job %s is published when its hint is due", self._id)
+            return
+        if self._has_key:
+            # If this is not told, a second message comes, and does no harm.
+            with suppress(StoreUnavailable):
+                hint = kit.settings.hint_seconds
+                kit.store.published(self._id, hint, hints=0, fence=0)
 
 
 def may_repeat() -> bool:

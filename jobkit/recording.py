@@ -71,7 +71,8 @@ def adopt(
     With its unique key, unless the store cannot keep that beside a job of this id.
     """
     job = replace(task.new_job(job_id, message), again=again)
-    enter = partial(record, store, task, token=uuid.uuid4().hex)
+    hint = task.kit.settings.hint_seconds
+    enter = partial(record, store, task, token=uuid.uuid4().hex, hint=hint)
     try:
         enter(job)
     except SettingsError as error:
@@ -79,13 +80,15 @@ def adopt(
         enter(replace(job, unique=None))
 
 
-def record(store: Store, task: JobTask, job: NewJob, token: str) -> Entered:
+def record(
+    store: Store, task: JobTask, job: NewJob, token: str, hint: float
+) -> Entered:
     """Record a job, or find the one that has its id or its unique key.
 
+    Its message is due again after ``hint`` (seconds).
     With ``on_duplicate="replace_queued"`` that one gets the arguments of this one,
     if it has not begun.
     """
-    hint = task.kit.settings.hint_seconds
     entered = store.enqueue(job, token, hint)
     rule, unique = task.uniqueness, job.unique
     if entered.id == job.id or not (rule and unique):

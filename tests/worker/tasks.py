@@ -92,6 +92,8 @@ def register_limited(task: Callable[..., Any]) -> None:
 
 def _register_unique(task: Callable[..., Callable[[Callable[..., Any]], Any]]) -> None:
     task("sole", unique_on=["shop"])(sole)
+    shop = Limit("sole:{shop}", 1)
+    task("sole_limited", unique_on=["shop"], limits=[shop])(sole)
     task("stroll_unique", stages=WALK_STAGES, unique_on=["shop"])(stroll)
     task("next_up", unique_on=["shop"], unique_until="start")(sole)
     task("newest", base=Told, unique_on=["shop"], on_duplicate="replace_queued")(sole)

@@ -321,6 +321,7 @@ def test_one_at_a_time_while_workers_are_killed(make_fleet: FleetFactory) -> Non
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("broker", [REDIS, CLASSIC], indirect=True)
 def test_one_at_a_time_while_workers_are_killed_for_a_minute(
     make_fleet: FleetFactory,
 ) -> None:

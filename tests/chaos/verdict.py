@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 from jobkit import Job, State
+from jobkit.store.base import DUPLICATE
 from tests.chaos.faults import (
     CRASHES,
     DRAINED,
@@ -162,7 +163,7 @@ def _of_end(
 
 def _of_record(sent: Sent, end: End) -> Iterator[tuple[str, str]]:
     job = end.job
-    if job.state not in {State.SUCCEEDED} | _cancellable(sent):
+    if job.state is not State.SUCCEEDED and not _may_be_cancelled(sent, job):
         yield WRONG, f"{job.state} ({job.reason}, {job.error})"
     if len(end.ends) != 1:
         yield TWICE, f"its history has {list(end.ends)}"
@@ -174,8 +175,11 @@ def _of_record(sent: Sent, end: End) -> Iterator[tuple[str, str]]:
         yield BODIES, f"its value is {end.value!r} and not {sent.value}"
 
 
-def _cancellable(sent: Sent) -> set[State]:
-    return {State.CANCELLED} if sent.kind == CANCELLED else set()
+def _may_be_cancelled(sent: Sent, job: Job) -> bool:
+    # Whoever was told of a duplicate has not sent it; whoever got no answer has.
+    is_duplicate = job.reason.startswith(DUPLICATE) and not sent.sure
+    may = is_duplicate if sent.kind == UNIQUE else sent.kind == CANCELLED
+    return may and job.state is State.CANCELLED
 
 
 def _of_run(run: Run, sent: Sent, evidence: Evidence) -> Iterator[tuple[str, str]]:

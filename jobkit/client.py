@@ -28,6 +28,9 @@ SHOWN = 50
 
 ROWS = 500
 """Failed items that are read at a time."""
+A_DAY = 1_440
+"""Minutes."""
+
 SPAN = 30.0
 """Seconds that a job has for beginning which is next in the place of another one."""
 
@@ -111,13 +114,28 @@ class Client:
         """
         return self.store.backlog()
 
+    def ended(self, minutes: int = 60) -> Mapping[State, Sequence[int]]:
+        """How many jobs ended in each of the last minutes, by state; the last one first.
+
+        Not counted are jobs that have been replayed since, and those whose record is
+        gone.
+
+        Raises:
+            SettingsError: ``minutes`` is below 1, or more than a day has.
+        """
+        if not 1 <= minutes <= A_DAY:
+            raise SettingsError(f"minutes={minutes} is not from 1 to {A_DAY}.")
+        return self.store.ended(60.0, minutes)
+
     def statistics(
-        self, *, task: str | None = None, newest: int = NEWEST
+        self, *, task: str | None = None, newest: int = NEWEST, waiting: bool = True
     ) -> Statistics:
         """How long jobs ran and waited, and how they ended, by task and by queue.
 
         Counted from the records of the ``newest`` that have ended (SUCCEEDED, PARTIAL or
-        DEAD), of one task if it is given: jobs cost nothing more for it.
+        DEAD), of one task if it is given: jobs cost nothing more for it. Without
+        ``waiting`` it is not counted how many wait now, which takes a while where very
+        many do.
 
         Raises:
             SettingsError: ``newest`` is below 1.
@@ -125,7 +143,8 @@ class Client:
         if newest < 1:
             raise SettingsError(f"Of no job there are no statistics: newest={newest}.")
         ended = newest_ended(self.store, newest, task)
-        return count(ended, self._targets(), self.store.backlog())
+        backlog = self.store.backlog() if waiting else ()
+        return count(ended, self._targets(), backlog)
 
     def usual_seconds(self, task: str) -> float | None:
         """How long a job of this task usually runs; None where nothing is known.

@@ -133,6 +133,7 @@ CLIENT = {
     "discard": "(job_id, *, reason='', actor='')",
     "discard_all": "(*, rate=None, expect=None, everything=False, dry_run=False, "
     "reason='', actor='', **filters)",
+    "ended": "(minutes=60)",
     "export": "(**filters)",
     "failures": "(job_id, *, after=None, limit=50)",
     "failures_csv": "(job_id)",
@@ -148,7 +149,7 @@ CLIENT = {
     "restore": "(lines)",
     "resume": "(job_id, *, actor='')",
     "set_limit": "(key, n, per=None)",
-    "statistics": "(*, task=None, newest=2000)",
+    "statistics": "(*, task=None, newest=2000, waiting=True)",
     "usual_seconds": "(task)",
     "watch": "(job_id)",
 }

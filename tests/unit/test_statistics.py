@@ -257,6 +257,14 @@ def test_no_more_than_the_newest_are_read(
     assert [options["limit"] for options in asked] == [4, 4, 4]
 
 
+def test_how_many_wait_now_is_told_if_it_is_asked_for(store: Store) -> None:
+    enqueued(store, "waits")
+
+    (queue,) = Client(store).statistics().queues
+    assert (queue.queue, queue.waiting, queue.count) == ("normal", 1, 0)
+    assert Client(store).statistics(waiting=False).queues == ()
+
+
 def test_a_job_that_never_ran_says_nothing(store: Store) -> None:
     dead(store, "ran")
     dead(store, "never")
@@ -271,6 +279,23 @@ def test_a_job_that_never_ran_says_nothing(store: Store) -> None:
 def test_statistics_of_no_job_are_refused(store: Store) -> None:
     with pytest.raises(SettingsError, match="newest=0"):
         Client(store).statistics(newest=0)
+
+
+def test_ends_are_counted_by_minute(store: Store) -> None:
+    dead(store, "d")
+
+    told = Client(store).ended(2)
+
+    assert {state for state in State if state.finished} == {*told}
+    assert {state: [*row] for state, row in told.items() if any(row)} == {
+        State.DEAD: [1, 0]
+    }
+
+
+@pytest.mark.parametrize("minutes", [0, -1, 1_441])
+def test_minutes_are_those_of_a_day(store: Store, minutes: int) -> None:
+    with pytest.raises(SettingsError, match="from 1 to 1440"):
+        Client(store).ended(minutes)
 
 
 # -- the usual time of a task

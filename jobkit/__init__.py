@@ -38,6 +38,7 @@ from jobkit.results import JobResult
 from jobkit.retry import RetryPolicy
 from jobkit.skip import SkipPolicy
 from jobkit.states import State
+from jobkit.statistics import QueueStatistics, Statistics, TaskStatistics
 from jobkit.store.slots import LimitState
 from jobkit.task import JobTask, ProgressTask
 
@@ -70,6 +71,7 @@ __all__ = [
     "Permanent",
     "Progress",
     "ProgressTask",
+    "QueueStatistics",
     "RateLimit",
     "RateLimited",
     "Restored",
@@ -82,8 +84,10 @@ __all__ = [
     "Stage",
     "StageError",
     "State",
+    "Statistics",
     "StoreError",
     "StoreUnavailable",
+    "TaskStatistics",
     "TooManyFailures",
     "Transient",
     "Yielded",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Unpack, get_args
@@ -15,6 +15,7 @@ from jobkit.job import Event, ItemFailure, Job, Message, NewJob, Page, ReplayMod
 from jobkit.limits import check_terms
 from jobkit.portable import Restored, csv_lines, export, restore
 from jobkit.states import State
+from jobkit.statistics import NEWEST, Statistics, Usual, count, newest_ended
 from jobkit.store.base import DEAD_LETTERED, Backlog, Store
 from jobkit.store.redis import RedisStore
 from jobkit.store.slots import LimitState
@@ -27,10 +28,14 @@ SHOWN = 50
 
 ROWS = 500
 """Failed items that are read at a time."""
+A_DAY = 1_440
+"""Minutes."""
+
 SPAN = 30.0
 """Seconds that a job has for beginning which is next in the place of another one."""
 
 Listener = Callable[[str, str], None]
+Targets = Mapping[str, float | None]
 
 
 class Client:
@@ -40,8 +45,9 @@ class Client:
     ``cancelled`` is called with the id and reason of each job that was cancelled
     at once, without an owner who could tell Celery. ``anew`` writes a job's
     message for another id. ``knows`` tells whether there is a task of a name, and
-    ``send`` enqueues one with an argument and returns the job's id: what only a
-    Celery app can do, so that ``kit.jobs`` has them and a client by URL has not.
+    ``send`` enqueues one with an argument and returns the job's id, ``targets`` tells
+    those of the queues: what only a Celery app can do, so that ``kit.jobs`` has them
+    and a client by URL has not.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class Client:
         *,
         knows: Callable[[str], bool] | None = None,
         send: Callable[[str, str], str] | None = None,
+        targets: Callable[[], Targets] = dict,
         prefix: str = "jobkit",
         partitions: int = 1,
     ) -> None:
@@ -62,6 +69,8 @@ class Client:
         self._anew = anew
         self._knows = knows
         self._send = send
+        self._targets = targets
+        self._usual = Usual(store)
 
     def get(self, job_id: str) -> Job:
         """The record now.
@@ -104,6 +113,47 @@ class Client:
         a state, beyond as ``Store.backlog`` says.
         """
         return self.store.backlog()
+
+    def ended(self, minutes: int = 60) -> Mapping[State, Sequence[int]]:
+        """How many jobs ended in each of the last minutes, by state; the last one first.
+
+        Not counted are jobs that have been replayed since, and those whose record is
+        gone.
+
+        Raises:
+            SettingsError: ``minutes`` is below 1, or more than a day has.
+        """
+        if not 1 <= minutes <= A_DAY:
+            raise SettingsError(f"minutes={minutes} is not from 1 to {A_DAY}.")
+        return self.store.ended(60.0, minutes)
+
+    def statistics(
+        self, *, task: str | None = None, newest: int = NEWEST, waiting: bool = True
+    ) -> Statistics:
+        """How long jobs ran and waited, and how they ended, by task and by queue.
+
+        Counted from the records of the ``newest`` that have ended (SUCCEEDED, PARTIAL or
+        DEAD), of one task if it is given: jobs cost nothing more for it. Without
+        ``waiting`` it is not counted how many wait now, which takes a while where very
+        many do.
+
+        Raises:
+            SettingsError: ``newest`` is below 1.
+        """
+        if newest < 1:
+            raise SettingsError(f"Of no job there are no statistics: newest={newest}.")
+        ended = newest_ended(self.store, newest, task)
+        backlog = self.store.backlog() if waiting else ()
+        return count(ended, self._targets(), backlog)
+
+    def usual_seconds(self, task: str) -> float | None:
+        """How long a job of this task usually runs; None where nothing is known.
+
+        It is the median of the last 50 that succeeded. It may be asked as often as
+        one likes: the store is asked once a minute. While that is away, what was known
+        before is told.
+        """
+        return self._usual.seconds(task)
 
     def history(self, job_id: str, after: str = "") -> Sequence[Event]:
         """What happened to the job, oldest first; the last 200 events are kept."""

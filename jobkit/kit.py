@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any, cast
@@ -136,6 +137,7 @@ class JobKit:
             *(self.store, self._cancelled, partial(anew, self.app)),
             knows=self._knows,
             send=self._send,
+            targets=self._targets,
         )
 
     @property
@@ -227,6 +229,10 @@ class JobKit:
         if task not in self.app.tasks:
             self.app.loader.import_default_modules()  # as a worker does
         return task in self.app.tasks
+
+    def _targets(self) -> Mapping[str, float | None]:
+        queues = self.routing_map.queues if self.routing_map else {}
+        return {name: spec.target for name, spec in queues.items()}
 
     def _send(self, task: str, argument: str) -> str:
         return str(self.app.tasks[task].apply_async((argument,)).id)

@@ -18,7 +18,7 @@ from jobkit.errors import (
     SchemaError,
     StoreUnavailable,
 )
-from jobkit.flower.reading import Answer, Reader
+from jobkit.flower.reading import FRESH, Answer, Reader
 from jobkit.kit import JobKit
 
 POLICY = (
@@ -105,9 +105,11 @@ class Guarded(BaseApiHandler):  # type: ignore[misc] # Flower has no types
             user = b64decode(text).decode(errors="replace").partition(":")[0]
         return f"{user} (Flower)" if isinstance(user, str) else "Flower"
 
-    async def ask(self, key: Hashable, question: Callable[[], Any]) -> Answer:
+    async def ask(
+        self, key: Hashable, question: Callable[[], Any], fresh: float = FRESH
+    ) -> Answer:
         """What the store says; errors of jobkit become those of HTTP."""
-        return await self._in_http(self.reader.ask(key, question))  # type: ignore[no-any-return]
+        return await self._in_http(self.reader.ask(key, question, fresh))  # type: ignore[no-any-return]
 
     async def command(self, command: Callable[[], Any]) -> Any:
         """Have something done."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from tornado.web import HTTPError
 
-from jobkit.flower import showing
+from jobkit.flower import charts, showing
 from jobkit.flower.guarded import Guarded
 from jobkit.flower.reading import Answer
 from jobkit.flower.searching import Wanted, search
@@ -19,6 +19,12 @@ from jobkit.states import State
 
 MOST_ROWS = 200
 """Rows of one page, whatever is asked for; as many jobs in one command."""
+
+CHARTED = 500
+"""Ended jobs of which the chart of waiting times is: those that ended last."""
+
+DRAWN = 10.0
+"""Seconds for which charts are shown again."""
 
 ASSETS = {
     "jobs.js": "text/javascript",
@@ -139,6 +145,23 @@ class DeadLettersDocument(JobsDocument):
     def line(self, job: Job) -> dict[str, Any]:
         """What is shown of a dead letter."""
         return showing.dead_letter(job)
+
+
+class ChartsDocument(Document):
+    """The charts above the list: of all jobs, whatever it is narrowed to."""
+
+    async def get(self) -> None:
+        """Answer with those for which there is something to draw."""
+        self.show(await self.ask("charts", self.read, DRAWN))
+
+    def read(self) -> dict[str, Any]:
+        """Read the numbers from the store, and draw them; not on Flower's loop."""
+        client = self.kit.jobs
+        drawn = (
+            charts.minutes(client.ended(charts.MINUTES)),
+            charts.waits(client.statistics(newest=CHARTED, waiting=False).queues),
+        )
+        return {"charts": [chart for chart in drawn if chart]}
 
 
 class JobDocument(Document):
@@ -263,6 +286,7 @@ ROUTES: tuple[tuple[str, type[Guarded], str], ...] = (
     (r"/dead-letters", DeadLettersPage, "jobkit_dead_letters"),
     (r"/jobs/assets/([\w.]+)", Asset, "jobkit_asset"),
     (r"/jobs/api/jobs", JobsDocument, ""),
+    (r"/jobs/api/charts", ChartsDocument, ""),
     (r"/jobs/api/dead-letters", DeadLettersDocument, ""),
     (r"/jobs/api/jobs/(.+)/failures", FailuresDocument, ""),
     (r"/jobs/api/jobs/(.+)", JobDocument, ""),

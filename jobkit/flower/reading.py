@@ -52,15 +52,19 @@ class Reader:
         self._waiting: dict[Hashable, asyncio.Future[Any]] = {}
         self._changed = 0.0
 
-    async def ask(self, key: Hashable, question: Callable[[], Any]) -> Answer:
+    async def ask(
+        self, key: Hashable, question: Callable[[], Any], fresh: float = FRESH
+    ) -> Answer:
         """The answer to a question that has the name ``key``, or the last one.
+
+        For ``fresh`` seconds, or until a command, it is not asked again.
 
         Raises:
             StoreUnavailable: The store is away and has never answered this.
             JobkitError: What the question itself raises.
         """
         kept = self._kept.get(key)
-        if kept and kept[0] > max(self._changed, clock.monotonic() - FRESH):
+        if kept and kept[0] > max(self._changed, clock.monotonic() - fresh):
             return Answer(kept[1])
         try:
             future = self._waiting.get(key) or self._begin(key, question)

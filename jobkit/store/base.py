@@ -259,6 +259,9 @@ class Backlog:
 BACKLOG_STATES = (*(state for state in State if not state.finished), State.DEAD)
 """The states of which a backlog is told: those that want something done."""
 
+ENDS = tuple(state for state in State if state.finished)
+"""The states in which a job has ended."""
+
 
 class Store(Slots, Protocol):
     """Where the records of jobs are; see the module for what all verbs share."""
@@ -611,6 +614,13 @@ class Store(Slots, Protocol):
         Exact up to ``depth`` jobs in a state. Beyond, the queues are those of as
         many jobs of its oldest and of its newest, each counted up to 100,000; and
         a queue of which none is among the oldest has waited longer than is told.
+        """
+
+    def ended(self, span: float, spans: int) -> Mapping[State, Sequence[int]]:
+        """How many jobs ended in each of the last spans (seconds), the last one first.
+
+        By their states. Not counted are those that have been replayed since, and those
+        whose record is gone.
         """
 
     def failures(

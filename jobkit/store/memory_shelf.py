@@ -14,7 +14,14 @@ from jobkit import clock
 from jobkit.errors import DuplicateJob, JobNotFound
 from jobkit.job import Event, ItemFailure, Job, Page, Unique, check_schema
 from jobkit.states import State
-from jobkit.store.base import BACKLOG_STATES, Backlog, News, Retention, watching
+from jobkit.store.base import (
+    BACKLOG_STATES,
+    ENDS,
+    Backlog,
+    News,
+    Retention,
+    watching,
+)
 from jobkit.store.memory_records import Record, milliseconds
 from jobkit.store.memory_unique import holds, written
 
@@ -138,6 +145,17 @@ class Shelf:
             Backlog(*key, len(moments), (at - min(moments)) / 1000)
             for key, moments in sorted(since.items())
         ]
+
+    def ended(self, span: float, spans: int) -> dict[State, tuple[int, ...]]:
+        """How many jobs ended in each of the last spans; see ``Store.ended``."""
+        counts = {state: [0] * spans for state in ENDS}
+        with self._changed:
+            at = self._now()
+            for record in self._jobs.values():
+                back = (at - record.number("entered_at")) // round(span * 1000)
+                if record.state in ENDS and back < spans:
+                    counts[record.state][back] += 1
+        return {state: tuple(row) for state, row in counts.items()}
 
     def failures(
         self, job_id: str, after: str | None = None, limit: int = 50

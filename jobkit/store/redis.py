@@ -21,6 +21,7 @@ from jobkit.states import State
 from jobkit.store import replies, scripts, streams
 from jobkit.store.base import (
     BACKLOG_STATES,
+    ENDS,
     LEASE_EXPIRED,
     Amended,
     Backlog,
@@ -304,6 +305,12 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
         """How many jobs each queue has; see ``Store.backlog``."""
         states = dumps(list(map(str, BACKLOG_STATES)))
         return replies.backlog(self._everywhere(scripts.BACKLOG, states, depth))
+
+    def ended(self, span: float, spans: int) -> Mapping[State, Sequence[int]]:
+        """How many jobs ended in each of the last spans; see ``Store.ended``."""
+        states = dumps(list(map(str, ENDS)))
+        answers = self._everywhere(scripts.ENDED, states, replies.ms(span), spans)
+        return replies.ended(answers)
 
     def failures(
         self, job_id: str, after: str | None = None, limit: int = 50

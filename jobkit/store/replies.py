@@ -88,6 +88,17 @@ def backlog(answers: Iterable[list[tuple[str, str, str, str]]]) -> list[Backlog]
     return [Backlog(*key, *row) for key, row in sorted(rows.items())]
 
 
+def ended(answers: Iterable[list[list[Any]]]) -> dict[State, tuple[int, ...]]:
+    """The ends that all partitions have counted, added up."""
+    counts: dict[State, list[list[int]]] = {}
+    for state, *row in (row for answer in answers for row in answer):
+        counts.setdefault(State(state), []).append([int(number) for number in row])
+    return {
+        state: tuple(map(sum, zip(*rows, strict=True)))
+        for state, rows in counts.items()
+    }
+
+
 def job(values: list[str | None], message: str = "") -> Job:
     """A record as scripts return it, and its message if that comes along."""
     pairs = [*zip(scripts.FIELDS, values, strict=True), ("message", message)]

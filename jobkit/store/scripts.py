@@ -101,6 +101,7 @@ SET_LIMIT = _verb("set_limit", "name n period", "prelude_limits")
 SLOW_DOWN = _verb("slow_down", "claims delay", "prelude_limits")
 LIMITS = _verb("limits", "name after limit", "prelude_limits")
 BACKLOG = _verb("backlog", "states depth")
+ENDED = _verb("ended", "states span spans")
 CLAIM_NOTES = _verb("claim_notes", "kind age limit grace")
 NOTED = _verb("noted", "id kind death")
 COLLECT = _verb(
@@ -143,7 +144,7 @@ VERBS = (
         WAITING,
         UNBLOCK,
     ),
-    *(CLAIM_NOTES, NOTED, COLLECT, BACKLOG),
+    *(CLAIM_NOTES, NOTED, COLLECT, BACKLOG, ENDED),
     *(ACQUIRE, RELEASE, GRANT, CONFIRM, RENEW_SLOTS, SET_LIMIT, SLOW_DOWN, LIMITS),
 )
 

@@ -21,7 +21,7 @@ from jobkit.errors import JobkitError
 from jobkit.job import Job
 from jobkit.web import celery_progress, openapi, views
 from jobkit.web.access import Access, Authorize
-from jobkit.web.document import ACTIONS, SAFE, Showing
+from jobkit.web.document import ACTIONS, SAFE, Showing, informed
 from jobkit.web.hub import Hub
 from jobkit.web.stream import EventStream, at_shutdown, opened
 from jobkit.web.tokens import Scope, Tokens
@@ -96,8 +96,8 @@ class _Api:
         self._source = source
         self._access = access
         self._actor = actor
-        self._showing = showing
-        self._hub = Hub(self._jobs, showing)
+        self._showing = informed(showing, lambda task: self._jobs().usual_seconds(task))
+        self._hub = Hub(self._jobs, self._showing)
         self._limiters: list[CapacityLimiter] = []
 
     def _jobs(self) -> Client:

@@ -34,7 +34,8 @@ class Showing:
     """What is shown beside the safe fields, and what is known beside the record.
 
     ``usual_seconds`` tells how long a task usually takes, None for unknown; it is
-    asked often. Without it the job's own progress decides how it is presented.
+    asked often. If it is not given, it is ``Client.usual_seconds``. While nothing is known
+    the job's own progress decides how it is presented.
     """
 
     details: bool = False
@@ -42,6 +43,11 @@ class Showing:
 
 
 SAFE = Showing()
+
+
+def informed(showing: Showing, usual: Callable[[str], float | None]) -> Showing:
+    """The same, with the usual seconds of tasks where the project names none."""
+    return showing if showing.usual_seconds else replace(showing, usual_seconds=usual)
 
 
 def document(

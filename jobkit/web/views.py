@@ -23,7 +23,14 @@ from jobkit.client import Client
 from jobkit.errors import JobkitError, JobNotFound, NotAllowed, StoreUnavailable
 from jobkit.job import Job
 from jobkit.web import celery_progress as contract
-from jobkit.web.document import ACTIONS, SAFE, Showing, document, with_actions
+from jobkit.web.document import (
+    ACTIONS,
+    SAFE,
+    Showing,
+    document,
+    informed,
+    with_actions,
+)
 
 RETRY_AFTER = 5
 """Seconds after which a page may ask again when the store is away."""
@@ -58,7 +65,8 @@ def status(
     if_none_match: str = "",
 ) -> Reply:
     """How a job is: 200, 304 if ``if_none_match`` names this answer, 404 or 503."""
-    return _answered(lambda: shown(jobs.get(job_id), scope, showing, if_none_match))
+    told = informed(showing, jobs.usual_seconds)
+    return _answered(lambda: shown(jobs.get(job_id), scope, told, if_none_match))
 
 
 def act(
@@ -70,7 +78,8 @@ def act(
     showing: Showing = SAFE,
 ) -> Reply:
     """Cancel, pause or resume a job: 200 with how it is then, or 409 if it cannot be."""
-    return _answered(lambda: _done(jobs, job_id, action, actor, showing))
+    told = informed(showing, jobs.usual_seconds)
+    return _answered(lambda: _done(jobs, job_id, action, actor, told))
 
 
 def progress(jobs: Client, job_id: str, *, showing: Showing = SAFE) -> Reply:

@@ -100,3 +100,17 @@ def test_deep_pages_and_the_backlog_are_as_quick(
         answer = flower.get("/metrics")
         took.append(answer.elapsed.total_seconds())
     assert statistics.median(took) < ALLOWED
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_charts_are_drawn_as_quickly(flower: Flower) -> None:
+    took = []
+    for _ in range(20):
+        flower.post("/jobs/nobody/cancel")  # so that they are drawn anew
+        answer = flower.get("/jobs/api/charts")
+        assert len(answer.json()["charts"]) == 2
+        took.append(answer.elapsed.total_seconds())
+
+    print(f"charts median {statistics.median(took) * 1000:.1f} ms")  # noqa: T201
+    assert statistics.median(took) < ALLOWED

@@ -31,6 +31,7 @@ from jobkit import (
     SavedStage,
     Stage,
     State,
+    Statistics,
     Transient,
 )
 from jobkit.items import StageRun
@@ -189,6 +190,8 @@ def steer(client: Client, job_id: str) -> None:
     assert_type(client.list(state=State.DEAD, after=page.next).items, tuple[Job, ...])
     assert_type(client.counts(), dict[State, int])
     assert_type(client.history(job_id), Sequence[Event])
+    assert_type(client.statistics(task="shop.sync_orders"), Statistics)
+    assert_type(client.usual_seconds("shop.sync_orders"), float | None)
 
 
 def read(job: Job) -> None:

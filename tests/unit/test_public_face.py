@@ -27,10 +27,10 @@ from jobkit.web import views
 ALL = """
 Bulk Cancelled Client CodecError DependencyDown Drained DuplicateJob Event Interrupted
 ItemFailure Job JobKit JobNotFound JobResult JobTask JobkitError LeaseLost Limit LimitError
-LimitState NotAllowed Page Paused Permanent Progress ProgressTask RateLimit RateLimited Restored
-RetryPolicy SavedStage SchemaError SettingsError
-SkipItem SkipPolicy Stage StageError State StoreError StoreUnavailable TooManyFailures
-Transient Yielded
+LimitState NotAllowed Page Paused Permanent Progress ProgressTask QueueStatistics RateLimit
+RateLimited Restored RetryPolicy SavedStage SchemaError SettingsError
+SkipItem SkipPolicy Stage StageError State Statistics StoreError StoreUnavailable TaskStatistics
+TooManyFailures Transient Yielded
 """
 
 
@@ -133,6 +133,7 @@ CLIENT = {
     "discard": "(job_id, *, reason='', actor='')",
     "discard_all": "(*, rate=None, expect=None, everything=False, dry_run=False, "
     "reason='', actor='', **filters)",
+    "ended": "(minutes=60)",
     "export": "(**filters)",
     "failures": "(job_id, *, after=None, limit=50)",
     "failures_csv": "(job_id)",
@@ -148,6 +149,8 @@ CLIENT = {
     "restore": "(lines)",
     "resume": "(job_id, *, actor='')",
     "set_limit": "(key, n, per=None)",
+    "statistics": "(*, task=None, newest=2000, waiting=True)",
+    "usual_seconds": "(task)",
     "watch": "(job_id)",
 }
 
@@ -181,7 +184,7 @@ def test_how_things_are_made() -> None:
 
     assert made == {
         jobkit.Client: "(store, cancelled=None, anew=None, *, knows=None, "
-        "send=None, prefix='jobkit', partitions=1)",
+        "send=None, targets=<class 'dict'>, prefix='jobkit', partitions=1)",
         jobkit.JobKit: "(app, store=None)",
         jobkit.Stage: "(name, weight=1.0, title=None, was=())",
         jobkit.Page: "(items, next=None)",
@@ -243,6 +246,13 @@ def test_the_fields_of_the_values() -> None:
     assert names(jobkit.Limit) == "key n"
     assert names(jobkit.RateLimit) == "key n per"
     assert names(jobkit.LimitState) == "key n per changed waiting holders promised"
+    assert names(jobkit.Statistics) == "tasks queues jobs since"
+    assert names(jobkit.TaskStatistics) == (
+        "task count p50 p95 failed partial staged saved"
+    )
+    assert names(jobkit.QueueStatistics) == (
+        "queue count p50 p95 target late waiting oldest"
+    )
     assert SCHEMA == 1
 
 

@@ -5,6 +5,7 @@
   const { page, root, id, commands, readOnly } = document.getElementById("jk").dataset;
   const EVERY = 2000;
   const SLOWEST = 30000;
+  const DRAWN = 15000;
   const COLUMNS = [
     ["Job", ""], ["State", ""], ["Progress", "jk-how-far"], ["Left", "jk-mid jk-num"],
     ["Attempt", "jk-wide jk-num"], ["Recoveries", "jk-wide jk-num"], ["Queue", "jk-mid"],
@@ -270,6 +271,27 @@
     "dead-letters": { names: ["replay", "discard"], line: letter, empty: "No dead letters.", path: "/api/dead-letters" },
   };
 
+  // -- charts
+
+  function figure(chart) {
+    // Parsed as XML, a script in it would not run; and names in it are text.
+    const drawing = new DOMParser().parseFromString(chart.svg, "image/svg+xml").documentElement;
+    const legend = chart.legend.map((part) => make("span", { class: `jk-badge jk-${part.state}` }, `${part.state} ${number(part.count)}`));
+    return make("figure", { class: "jk-card jk-pad jk-figure" }, make("figcaption", {}, make("h2", {}, chart.title), ...legend), drawing);
+  }
+
+  async function draw() {
+    const place = at("jk-charts");
+    if (!document.hidden) {
+      try {
+        const { charts } = await ask("/api/charts");
+        place.querySelector(".jk-figures").replaceChildren(...charts.map(figure));
+        place.hidden = charts.length === 0;
+      } catch { /* the list says what is wrong */ }
+    }
+    window.setTimeout(draw, DRAWN);
+  }
+
   // -- one job
 
   function facts(pairs) {
@@ -380,7 +402,11 @@
       window.location.search = query.toString();
     });
   }
-  if (page === "jobs") head(LISTS.jobs.names);
+  if (page === "jobs") {
+    head(LISTS.jobs.names);
+    at("jk-charts").open = !window.matchMedia("(max-width: 767.98px)").matches;
+    draw();
+  }
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
   refresh();
 })();

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from tornado.web import HTTPError
 
-from jobkit.flower import charts, showing
+from jobkit import showing
+from jobkit.flower import charts
 from jobkit.flower.guarded import Guarded
 from jobkit.flower.reading import Answer
 from jobkit.flower.searching import Wanted, search

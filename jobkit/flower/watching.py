@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from jobkit.client import Client
 from jobkit.errors import JobkitError
 from jobkit.flower.reading import Reader
-from jobkit.flower.showing import in_words
+from jobkit.showing import in_words
 from jobkit.states import State
 from jobkit.store.base import BACKLOG_STATES, Backlog
 

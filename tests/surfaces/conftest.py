@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.servers import ValkeyServer
 from tests.surfaces.flowers import Flower
@@ -39,6 +42,29 @@ def run(fleet: Fleet, *arguments: str) -> Done:
 def jobs(fleet: Fleet, *arguments: str) -> Done:
     """Run one of the commands behind ``jobs``."""
     return run(fleet, "jobs", *arguments)
+
+
+def here(group: Any, fleet: Fleet, *arguments: str) -> Done:
+    """Run one of the commands of a group in this process, as Celery does."""
+    context = SimpleNamespace(app=fleet.app, no_color=True)
+    done = CliRunner().invoke(group, arguments, obj=context)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess([], done.exit_code, done.stdout, done.stderr)
+
+
+def told(done: Done) -> Any:
+    """What a command that went well has told a program."""
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def refused(done: Done, code: int = 1) -> str:
+    """What a command said that has refused something."""
+    said = done.stdout + done.stderr
+    assert done.returncode == code, said
+    assert "Traceback" not in said
+    return done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import uuid
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import redis
-from click.testing import CliRunner
 
 from jobkit import State
 from jobkit.clock import from_milliseconds, wall
-from jobkit.dlq import dlq as commands
+from jobkit.commands import dlq as commands
 from jobkit.job import ErrorInfo, FailedItem, Progress
 from jobkit.store.base import Failure, Snapshot
-from tests.surfaces.conftest import Done, MakeFleet, run
+from tests.surfaces.conftest import Done, MakeFleet, here, refused, run, told
 from tests.worker.fleet import Fleet
 
 
@@ -30,23 +26,7 @@ def fleet(make_fleet: MakeFleet) -> Fleet:
 
 def dlq(fleet: Fleet, *arguments: str) -> Done:
     """Run one of the commands in this process, as Celery does."""
-    context = SimpleNamespace(app=fleet.app, no_color=True)
-    done = CliRunner().invoke(commands, arguments, obj=context)
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return subprocess.CompletedProcess([], done.exit_code, done.stdout, done.stderr)
-
-
-def told(done: Done) -> Any:
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
-
-
-def refused(done: Done, code: int = 1) -> str:
-    said = done.stdout + done.stderr
-    assert done.returncode == code, said
-    assert "Traceback" not in said
-    return done.stderr
+    return here(commands, fleet, *arguments)
 
 
 def bury(fleet: Fleet, error: str = "KeyError", text: str = "no such order") -> str:
@@ -99,7 +79,9 @@ def test_they_are_listed_for_programs_page_by_page(fleet: Fleet) -> None:
     assert sorted(found) == sorted(ids)
     assert second["next"] is None
     job = first["items"][0]
-    assert job["error"] == {"type": "KeyError", "message": "no such order"}
+    assert (job["error"]["type"], job["error"]["message"]) == (
+        *("KeyError", "no such order"),
+    )
     assert (job["state"], job["task"], job["replays"]) == ("DEAD", "t.add", 0)
 
 
@@ -124,7 +106,7 @@ def test_one_is_shown_with_its_past(fleet: Fleet) -> None:
 
     done = dlq(fleet, "show", job_id)
 
-    assert f"id:                {job_id}\n" in done.stdout
+    assert f"id:            {job_id}\n" in done.stdout
     assert "KeyError: no such order" in done.stdout
     assert [word for word in ("queued", "started", "dead") if word in done.stdout] == [
         *("queued", "started", "dead")
@@ -257,7 +239,7 @@ def test_a_store_out_of_reach_is_an_error_without_traceback(
 def test_without_the_extra_there_are_plain_lines(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobkit.dlq.Console", None)
+    monkeypatch.setattr("jobkit.commands.terminal.Console", None)
     job_id = bury(fleet)
     line, summary = dlq(fleet, "list").stdout.splitlines()
     assert line.split("\t")[:2] == [job_id, "t.add"]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from jobkit import State, cli_statistics, clock
+from jobkit import State, clock
+from jobkit.commands import jobs as commands
 from jobkit.statistics import PAGE, in_words
 from tests.servers import ValkeyServer
 from tests.store.lives import failure, kept, new_job, rewrite, snapshot, started
-from tests.surfaces.conftest import Done, MakeFleet, jobs
+from tests.surfaces.conftest import MakeFleet, here, jobs, told
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet
 
@@ -30,22 +28,8 @@ def fleet(make_fleet: MakeFleet) -> Fleet:
     return make_fleet()
 
 
-def here(fleet: Fleet, *arguments: str) -> Done:
-    """Run one of the commands in this process, as Celery does."""
-    context = SimpleNamespace(app=fleet.app, no_color=True)
-    done = CliRunner().invoke(cli_statistics.jobs, arguments, obj=context)
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return subprocess.CompletedProcess([], done.exit_code, done.stdout, done.stderr)
-
-
-def told(done: Done) -> Any:
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
-
-
 def advice(fleet: Fleet, *options: str) -> dict[str, str]:
-    found = told(here(fleet, "advise", "--json", *options))["advice"]
+    found = told(here(commands, fleet, "advise", "--json", *options))["advice"]
     return {one["task"]: one["what"] for one in found}
 
 
@@ -175,19 +159,19 @@ def test_statistics_are_tables(make_fleet: MakeFleet) -> None:
 def test_without_rich_they_are_plain_lines(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_statistics, "Console", None)
+    monkeypatch.setattr("jobkit.commands.terminal.Console", None)
     finish(fleet, "mail", 0.25, count=1)
     finish(fleet, "bill\x1b[31m\n", 61, stages=["all"])
 
-    bill, mail, _, queue, summary = here(fleet, "stats").stdout.splitlines()
+    bill, mail, _, queue, summary = here(commands, fleet, "stats").stdout.splitlines()
 
-    assert bill == "bill\ufffd[31m\ufffd\t20\t61 s\t61 s\t0 %\t0 %"
+    assert bill == "bill\ufffd[31m\t20\t61 s\t61 s\t0 %\t0 %"
     assert mail == "mail\t1\t250 ms\t250 ms\t0 %\t0 %"
     assert queue.startswith(f"{fleet.setup.name}\t21\t0 ms\t0 ms\t-\t-\t0\t-")
     assert summary.startswith("From 21 jobs that ended since ")
-    first, second, _ = here(fleet, "advise").stdout.splitlines()
+    first, second, _ = here(commands, fleet, "advise").stdout.splitlines()
     assert first == (
-        "bill\ufffd[31m\ufffd\tbackground, checkpoints\t5 % take 61 s or more; it has "
+        "bill\ufffd[31m\tbackground, checkpoints\t5 % take 61 s or more; it has "
         "stages to show; it saves checkpoints."
     )
     assert second == "mail\ttoo few\t1 of the 20 ended jobs it takes."
@@ -206,9 +190,9 @@ def test_advice_is_a_table_whose_reasons_are_whole(fleet: Fleet) -> None:
 
 
 def test_of_an_empty_store_both_say_so(fleet: Fleet) -> None:
-    assert here(fleet, "stats").stdout == "No job has ended yet.\n"
-    assert here(fleet, "advise").stdout == "No job has ended yet.\n"
-    assert told(here(fleet, "stats", "--json")) == {
+    assert here(commands, fleet, "stats").stdout == "No job has ended yet.\n"
+    assert here(commands, fleet, "advise").stdout == "No job has ended yet.\n"
+    assert told(here(commands, fleet, "stats", "--json")) == {
         "tasks": [],
         "queues": [],
         "jobs": 0,
@@ -219,11 +203,12 @@ def test_of_an_empty_store_both_say_so(fleet: Fleet) -> None:
 
 def test_one_task_and_fewer_jobs_can_be_looked_at(fleet: Fleet) -> None:
     finish(fleet, "mail", 0.25)
+    time.sleep(0.005)  # ends are told apart by milliseconds
     finish(fleet, "bill", 0.5)
 
     assert advice(fleet, "--task", "mail") == {"mail": "inline would do"}
     assert advice(fleet, "--jobs", "20") == {"bill": "inline would do"}
-    assert here(fleet, "stats", "--jobs", "0").returncode == 2
+    assert here(commands, fleet, "stats", "--jobs", "0").returncode == 2
 
 
 @pytest.mark.parametrize("command", ["stats", "advise"])
@@ -267,7 +252,7 @@ def test_of_very_many_jobs_the_newest_are_read_in_two_seconds(
     begun = clock.monotonic()
     found = advice(fleet)
     took = clock.monotonic() - begun
-    seen = told(here(fleet, "stats", "--json"))
+    seen = told(here(commands, fleet, "stats", "--json"))
 
     print(f"{took:.2f} s for {sum(read) // 2} records")  # noqa: T201
     assert set(found) == {f"task {n}" for n in range(7)}

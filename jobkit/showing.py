@@ -31,7 +31,7 @@ def row(job: Job) -> dict[str, Any]:
         "queue": job.queue,
         "owner": job.owner,
         "worker": job.worker,
-        "attempt": max(1, job.attempts + (job.state is not State.DEAD)),
+        "attempt": attempt(job),
         "starts": job.starts,
         "recoveries": job.recoveries,
         "replays": job.replays,
@@ -112,6 +112,11 @@ def is_stale(job: Job) -> bool:
         and job.lease_until is not None
         and clock.seconds_until(job.lease_until) < 0
     )
+
+
+def attempt(job: Job) -> int:
+    """Which attempt it is at, or had come to."""
+    return max(1, job.attempts + (job.state is not State.DEAD))
 
 
 def actions(job: Job) -> list[str]:

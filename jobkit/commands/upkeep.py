@@ -1,4 +1,4 @@
-"""The commands ``celery -A proj jobs ...``."""
+"""The commands ``jobs doctor``, ``reconcile`` and ``routes``: whether all is well."""
 
 from __future__ import annotations
 
@@ -8,30 +8,19 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from kombu.exceptions import OperationalError
 
 from jobkit.checks import Finding
+from jobkit.commands.terminal import as_json, kit_for, print_json
 from jobkit.dispatcher import GRACE
 from jobkit.doctor import examine
-from jobkit.errors import JobkitError
 from jobkit.kit import JobKit
 from jobkit.rounds import RoundByHand
 from jobkit.routing import Explanation, explain, overview
-from jobkit.task import kit_of
 
 COLOURS = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
 
-as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document, for programs."
-)
 
-
-@click.group()
-def jobs(**_: Any) -> None:  # Celery hands over the options that an app has added
-    """Look after durable jobs."""
-
-
-@jobs.command()
+@click.command()
 @as_json
 @click.pass_obj
 def reconcile(celery: Any, *, as_json: bool) -> None:
@@ -44,12 +33,12 @@ def reconcile(celery: Any, *, as_json: bool) -> None:
     # Each rescue and each refusal is reported below.
     if logging.lastResort is not None:
         logging.lastResort.setLevel(logging.ERROR)
-    try:
-        done = RoundByHand(kit_for(celery))
-        done.go()
-    except (JobkitError, OperationalError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(json.dumps(_document(done)) if as_json else _lines(done))
+    done = RoundByHand(kit_for(celery))
+    done.go()
+    if as_json:
+        print_json(_document(done))
+    else:
+        click.echo(_lines(done))
     if done.refused:
         raise click.ClickException(
             f"The broker did not take {_number(len(done.refused), 'message')}: "
@@ -57,7 +46,7 @@ def reconcile(celery: Any, *, as_json: bool) -> None:
         )
 
 
-@jobs.command()
+@click.command()
 @click.option("--verbose", is_flag=True, help="Add what can only be said in general.")
 @as_json
 @click.pass_obj
@@ -67,12 +56,9 @@ def doctor(celery: Any, *, verbose: bool, as_json: bool) -> None:
     Each line says what was found, and what to set. Ends with 1 when there is an
     error, with 0 when there are only warnings.
     """
-    try:
-        findings = examine(kit_for(celery), verbose=verbose)
-    except JobkitError as error:
-        raise click.ClickException(str(error)) from error
+    findings = examine(kit_for(celery), verbose=verbose)
     if as_json:
-        click.echo(json.dumps({"findings": [asdict(finding) for finding in findings]}))
+        print_json({"findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             _show(celery, finding)
@@ -81,7 +67,7 @@ def doctor(celery: Any, *, verbose: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@jobs.command()
+@click.command()
 @click.argument("task", required=False)
 @click.argument("args", required=False, default="[]")
 @click.option("--kwargs", default="{}", help="Keyword arguments, as JSON.")
@@ -97,14 +83,11 @@ def routes(
     """
     kit = kit_for(celery)
     call = _read_json(args, list, "ARGS"), _read_json(kwargs, dict, "--kwargs")
-    try:
-        found, unused = _routes(kit, task, call)
-    except JobkitError as error:
-        raise click.ClickException(str(error)) from error
+    found, unused = _routes(kit, task, call)
     if as_json:
         order = kit.settings.queue_order if kit.routing_map else None
         lines = [asdict(line) for line in found]
-        click.echo(json.dumps({"order": order, "routes": lines, "unused": unused}))
+        print_json({"order": order, "routes": lines, "unused": unused})
     else:
         click.echo("\n".join([*_table(found), *unused]))
 
@@ -145,13 +128,6 @@ def _read_json(text: str, kind: type, what: str) -> Any:
     if not isinstance(value, kind):
         raise click.BadParameter(f"{what} is {text}, expected is a JSON {_JSON[kind]}.")
     return value
-
-
-def kit_for(celery: Any) -> JobKit:
-    """The JobKit of the app that Celery's command was given, with all its tasks."""
-    celery.app.loader.import_default_modules()
-    celery.app.finalize()
-    return kit_of(celery.app)
 
 
 def _document(done: RoundByHand) -> dict[str, Any]:

@@ -1,18 +1,14 @@
-"""The commands ``celery -A proj jobs stats`` and ``advise``, beside those of ``cli``."""
+"""The commands ``celery -A proj jobs stats`` and ``advise``."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 
 from jobkit.advice import advise as advice_on
-from jobkit.cli import as_json, jobs, kit_for
-from jobkit.errors import JobkitError
+from jobkit.commands.terminal import as_json, client_for, print_json, print_table
 from jobkit.statistics import (
     NEWEST,
     QueueStatistics,
@@ -20,18 +16,6 @@ from jobkit.statistics import (
     TaskStatistics,
     in_words,
 )
-
-try:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-except ImportError:  # the extra `cli`: without it there are plain lines
-    Console = None  # type: ignore[assignment, misc]
-
-__all__ = ["jobs"]
-
-WIDE = 200
-"""Columns of a table that no terminal shows, as in a pipe or a log."""
 
 TASKS = ("task", "jobs", "p50", "p95", "failed", "partial")
 QUEUES = (
@@ -46,8 +30,6 @@ QUEUES = (
 )
 ADVICE = ("task", "advice", "why")
 
-COLOURS = {"inline would do": "green", "too few": "bright_black"}
-
 counted = click.option(
     "--jobs",
     "newest",
@@ -58,7 +40,7 @@ counted = click.option(
 of_task = click.option("--task", help="Look at jobs of this task alone.")
 
 
-@jobs.command()
+@click.command()
 @of_task
 @counted
 @as_json
@@ -72,16 +54,16 @@ def stats(celery: Any, task: str | None, newest: int, *, as_json: bool) -> None:
     """
     seen = _statistics(celery, task, newest)
     if as_json:
-        click.echo(json.dumps(asdict(seen), default=_moment))
+        print_json(asdict(seen))
         return
-    _table(celery, TASKS, map(_task_row, seen.tasks))
+    print_table(celery, TASKS, map(_task_row, seen.tasks))
     if seen.tasks:
         click.echo()
-    _table(celery, QUEUES, map(_queue_row, seen.queues))
+    print_table(celery, QUEUES, map(_queue_row, seen.queues))
     click.echo(_summary(seen))
 
 
-@jobs.command()
+@click.command()
 @of_task
 @counted
 @as_json
@@ -95,17 +77,14 @@ def advise(celery: Any, task: str | None, newest: int, *, as_json: bool) -> None
     seen = _statistics(celery, task, newest)
     found = advice_on(seen.tasks)
     if as_json:
-        click.echo(json.dumps({"advice": [asdict(one) for one in found]}))
+        print_json({"advice": [asdict(one) for one in found]})
         return
-    _table(celery, ADVICE, ((one.task, one.what, one.why) for one in found))
+    print_table(celery, ADVICE, ((one.task, one.what, one.why) for one in found))
     click.echo(_summary(seen))
 
 
 def _statistics(celery: Any, task: str | None, newest: int) -> Statistics:
-    try:
-        return kit_for(celery).jobs.statistics(task=task, newest=newest)
-    except JobkitError as error:
-        raise click.ClickException(str(error)) from error
+    return client_for(celery).statistics(task=task, newest=newest)
 
 
 def _task_row(seen: TaskStatistics) -> tuple[str, ...]:
@@ -136,27 +115,3 @@ def _summary(seen: Statistics) -> str:
         return "No job has ended yet."
     many = f"{seen.jobs:,} job{'' if seen.jobs == 1 else 's'}"
     return f"From {many} that ended since {seen.since.astimezone():%Y-%m-%d %H:%M:%S}."
-
-
-def _moment(value: Any) -> str:
-    return str(value.isoformat())
-
-
-def _clean(text: str) -> str:
-    """A text without what would steer the terminal."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
-
-
-def _table(celery: Any, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    lines = [[_clean(cell) for cell in row] for row in rows]
-    if Console is None:
-        for line in lines:
-            click.echo("\t".join(line))
-        return
-    if not lines:
-        return
-    table = Table(*names, box=None, pad_edge=False)
-    for line in lines:
-        table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in line))
-    width = None if sys.stdout.isatty() else WIDE
-    Console(width=width, no_color=celery.no_color, highlight=False).print(table)

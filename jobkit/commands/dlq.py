@@ -1,0 +1,217 @@
+"""The commands ``celery -A proj dlq ...``: dead letters seen, replayed and kept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import IO, Any
+
+import click
+
+from jobkit import showing
+from jobkit.bulk import Bulk
+from jobkit.commands.jobs import show
+from jobkit.commands.terminal import (
+    Guarded,
+    Moment,
+    as_json,
+    at,
+    clean,
+    client_for,
+    filters_in,
+    one_by_one,
+    options,
+    paged,
+    print_json,
+    print_table,
+    told,
+    words_in,
+)
+from jobkit.job import Job
+
+filtered = options(
+    click.option("--task", help="Only those of this task."),
+    click.option("--queue", help="Only those of this queue."),
+    click.option("--owner", help="Only those of this owner."),
+    click.option("--dead-letter-queue", help="Only those under this name."),
+    click.option("--error", help="Only those with an error of this class."),
+    click.option("--since", type=Moment(), help="Died at this time or later: 2h, 7d."),
+    click.option("--until", type=Moment(), help="Died at this time or before."),
+)
+
+in_bulk = options(
+    click.option("--all", "every", is_flag=True, help="All that the filters let pass."),
+    click.option("--everything", is_flag=True, help="With --all: without any filter."),
+    click.option("--expect", type=int, help="Refuse if another number matches."),
+    click.option("--rate", type=float, help="Jobs a second at the most."),
+    click.option("--dry-run", is_flag=True, help="Only tell what would be done."),
+    click.option("--yes", is_flag=True, help="Do not ask."),
+)
+
+
+@click.group(cls=Guarded)
+def dlq(**_: Any) -> None:  # Celery hands over the options that an app has added
+    """Look after dead letters: jobs that have stopped for good."""
+
+
+@dlq.command("list")
+@options(filtered, paged, as_json)
+@click.pass_obj
+def list_(
+    celery: Any, /, limit: int, after: str, *, as_json: bool, **given: Any
+) -> None:
+    """Show the dead letters, the last to die first."""
+    client, filters = client_for(celery), {**filters_in(given), "state": "DEAD"}
+    found: list[Job] = []
+    more = True
+    while more and len(found) < limit:
+        page = client.list(after=after or None, limit=limit - len(found), **filters)
+        found += page.items
+        more, after = page.next is not None, page.next or ""
+    if as_json:
+        items = [showing.dead_letter(job) for job in found]
+        print_json({"items": items, "next": after or None})
+        return
+    print_table(celery, ("id", "task", "died", "reason", "error"), map(_row, found))
+    click.echo(f"{_number(len(found))}.{f' More: --after {after}' if after else ''}")
+
+
+dlq.add_command(show)
+
+
+@dlq.command()
+@click.argument("job_ids", nargs=-1)
+@click.option("--mode", type=click.Choice(["resume", "restart"]), default="resume")
+@options(in_bulk, filtered, told, as_json)
+@click.pass_obj
+def replay(celery: Any, /, job_ids: Sequence[str], mode: str, **given: Any) -> None:
+    """Run dead jobs again: some by their ids, or with --all those that match.
+
+    With --all a job of its own does it, in a worker; it is shown, watched and
+    cancelled as any other. Ends with 1 when something was refused.
+    """
+    client, act = client_for(celery), words_in(given)
+    if _chosen(job_ids, given):
+        one_by_one(
+            *(given, job_ids, "replayed"),
+            lambda i: client.replay(i, mode, **act),  # type: ignore[arg-type]
+        )
+    else:
+        run = client.replay_all
+        _all(given, "Replay", lambda **more: run(mode, **more, **act))  # type: ignore[arg-type]
+
+
+@dlq.command()
+@click.argument("job_ids", nargs=-1)
+@options(in_bulk, filtered, told, as_json)
+@click.pass_obj
+def discard(celery: Any, /, job_ids: Sequence[str], **given: Any) -> None:
+    """Give dead jobs up: some by their ids, or with --all those that match."""
+    client, act = client_for(celery), words_in(given)
+    if _chosen(job_ids, given):
+        discard = client.discard
+        one_by_one(given, job_ids, "discarded", lambda i: discard(i, **act))
+    else:
+        run = client.discard_all
+        _all(given, "Discard", lambda **more: run(**more, **act))
+
+
+@dlq.command()
+@filtered
+@click.option("-o", "--output", type=click.File("w", encoding="utf-8"), default="-")
+@click.pass_obj
+def export(celery: Any, /, output: IO[str], **given: Any) -> None:
+    """Write dead letters as JSON Lines, all that is known of each; they stay."""
+    count = 0
+    for line in client_for(celery).export(**filters_in(given)):
+        output.write(line + "\n")
+        count += 1
+    click.echo(f"{_number(count)} exported.", err=True)
+
+
+@dlq.command("import")
+@click.argument("file", type=click.File("rb"))
+@as_json
+@click.pass_obj
+def import_(celery: Any, file: IO[bytes], *, as_json: bool) -> None:
+    """Put exported dead letters back; those that are there are left alone.
+
+    Ends with 1 when a line was refused; the others are taken all the same.
+    """
+    done = client_for(celery).restore(file)
+    if as_json:
+        refused = [{"line": number, "why": why} for number, why in done.refused]
+        counts = {"restored": done.restored, "existing": done.existing}
+        print_json({**counts, "refused": refused})
+    else:
+        for number, why in done.refused:
+            click.echo(f"Line {number} is refused: {clean(why)}", err=True)
+        click.echo(
+            f"{done.restored} restored, {done.existing} there already, "
+            f"{len(done.refused)} refused."
+        )
+    if done.refused:
+        raise click.exceptions.Exit(1)
+
+
+@dlq.command()
+@click.argument("job_id")
+@click.pass_obj
+def failures(celery: Any, job_id: str) -> None:
+    """Print the failed items of a job as CSV."""
+    for line in client_for(celery).failures_csv(job_id):
+        click.echo(line, nl=False)
+
+
+def _chosen(job_ids: Sequence[str], given: dict[str, Any]) -> bool:
+    """Whether jobs are named, and not chosen by filters: one of both has to be."""
+    if bool(job_ids) == given["every"]:
+        raise click.UsageError("Name the ids of jobs, or say --all; not both.")
+    ranged = filters_in(given) or any(
+        given[name] for name in ("everything", "expect", "rate", "dry_run")
+    )
+    if job_ids and ranged:
+        raise click.UsageError("Filters, --expect, --rate and --dry-run go with --all.")
+    return bool(job_ids)
+
+
+def _all(given: dict[str, Any], what: str, run: Callable[..., Bulk]) -> None:
+    chosen = {
+        **filters_in(given),
+        "everything": given["everything"],
+        "rate": given["rate"],
+    }
+    expect, dry_run = given["expect"], given["dry_run"]
+    if not (dry_run or given["yes"]):
+        seen = run(**chosen, expect=expect, dry_run=True)
+        if seen.count and not _agreed(f"{what} {_number(seen.count)}?"):
+            raise click.Abort
+        expect = seen.count
+    done = run(**chosen, expect=expect, dry_run=dry_run)
+    if given["as_json"]:
+        print_json({"count": done.count, "ids": done.ids, "job_id": done.job_id})
+        return
+    if dry_run:
+        for job_id in done.ids:
+            click.echo(job_id)
+        left = done.count - len(done.ids)
+        click.echo(f"{_number(done.count)}{f' ({left} not shown)' if left else ''}.")
+    elif done.job_id:
+        click.echo(f"{what}: {_number(done.count)}, by job {done.job_id}.")
+    else:
+        click.echo("No dead letter matches: nothing to do.")
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise click.UsageError("Nobody is there to be asked: say --yes.")
+    return click.confirm(question)
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    error = f"{job.error.type}: {job.error.message}" if job.error else ""
+    return job.id, job.task, at(job.finished_at), job.reason, error[:80]
+
+
+def _number(count: int) -> str:
+    return f"{count or 'no'} dead letter{'' if count == 1 else 's'}"

@@ -1,0 +1,219 @@
+"""The commands ``jobs watch`` and ``jobs top``: what happens now, until it has ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from jobkit import clock, showing
+from jobkit.client import Client
+from jobkit.commands import terminal
+from jobkit.commands.jobs import COLUMNS, left, row_of, state_of
+from jobkit.commands.terminal import as_json, clean, client_for, print_json, print_table
+from jobkit.job import Job
+from jobkit.states import State
+from jobkit.statistics import in_words
+
+try:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+except ImportError:  # the extra `cli`: without it there are lines
+    Live = None  # type: ignore[assignment, misc]
+
+DEAD, PARTIAL, INTERRUPTED = 1, 3, 130
+"""Exit codes of ``watch``; Click has 2 for a wrong call."""
+
+BAR = 24
+"""Columns of a bar."""
+
+MOST = 20
+"""Running jobs that ``top`` shows."""
+
+seconds = click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    help="Seconds between two looks (default 1).",
+)
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, required=True)
+@seconds
+@click.pass_obj
+def watch(celery: Any, job_ids: Sequence[str], interval: float) -> None:
+    """Watch jobs until all of them have ended.
+
+    With a bar for each; where no terminal is, with a line for each change. Ends with 0
+    when all have succeeded, with 1 when one is DEAD or CANCELLED, with 3 when
+    one is PARTIAL, and with 130 by Ctrl-C, which does nothing to the jobs.
+    """
+    client, names = client_for(celery), dict.fromkeys(job_ids)
+    seen = _looks(client, names, interval)
+    try:
+        show = _show_bars if _is_live() else _print_changes
+        jobs = show(celery, seen)
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    code = _exit_code(job.state for job in jobs)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _looks(
+    client: Client, job_ids: Iterable[str], interval: float
+) -> Iterator[list[Job]]:
+    """The jobs again and again, the last time when all have ended."""
+    jobs = [client.get(job_id) for job_id in job_ids]
+    yield jobs
+    while not all(job.state.finished for job in jobs):
+        time.sleep(interval)
+        jobs = [job if job.state.finished else client.get(job.id) for job in jobs]
+        yield jobs
+
+
+def _exit_code(states: Iterable[State]) -> int:
+    ends = set(states)
+    if ends & {State.DEAD, State.CANCELLED}:
+        return DEAD
+    return PARTIAL if State.PARTIAL in ends else 0
+
+
+def _print_changes(_: Any, looks: Iterable[list[Job]]) -> list[Job]:
+    said: dict[str, str] = {}
+    jobs: list[Job] = []
+    for jobs in looks:
+        for job in jobs:
+            line = f"{job.id}  {_in_a_line(job)}"
+            if said.get(job.id) != line:
+                said[job.id] = line
+                click.echo(clean(line.replace("\n", " ")))
+    return jobs
+
+
+def _in_a_line(job: Job) -> str:
+    told = f": {job.reason}" if job.reason and job.state.finished else ""
+    return f"{state_of(job)}{told}  {showing.in_words(job)}"
+
+
+def _show_bars(celery: Any, looks: Iterable[list[Job]]) -> list[Job]:
+    jobs: list[Job] = []
+    with Live(console=terminal.console(celery), auto_refresh=False) as live:
+        for jobs in looks:
+            live.update(_bars(jobs), refresh=True)
+    return jobs
+
+
+def _bars(jobs: Sequence[Job]) -> Any:
+    names = ("job", "task", "state", "", "progress", "left")
+    return terminal.table_of(names, map(_bar_row, jobs))
+
+
+def _bar_row(job: Job) -> tuple[Any, ...]:
+    words = " ".join(clean(showing.in_words(job)).split())
+    where = clean(job.id), clean(job.task), state_of(job)
+    return (*where, _bar(job), words, left(job))
+
+
+def _bar(job: Job) -> Any:
+    percent = 100.0 if job.state is State.SUCCEEDED else job.progress.percent
+    unknown = percent is None and job.state is State.RUNNING
+    # Pulsing, where something goes on and nobody knows how far it is.
+    return ProgressBar(100, percent or 0, BAR, pulse=unknown)
+
+
+@click.command()
+@seconds
+@click.option("--once", is_flag=True, help="Print it once, as where no terminal is.")
+@as_json
+@click.pass_obj
+def top(celery: Any, interval: float, *, once: bool, as_json: bool) -> None:
+    """Show what runs and what waits, again and again, until Ctrl-C."""
+    client = client_for(celery)
+    if as_json:
+        print_json(_document(client))
+    elif once or not _is_live():
+        _print_overview(celery, client)
+    else:
+        try:
+            _show_overview(celery, client, interval)
+        except KeyboardInterrupt:
+            click.echo()
+
+
+def _document(client: Client) -> dict[str, Any]:
+    return {
+        "counts": {str(state): n for state, n in client.counts().items()},
+        "backlog": [
+            {
+                "queue": row.queue,
+                "state": str(row.state),
+                "jobs": row.jobs,
+                "oldest": row.oldest,
+            }
+            for row in client.backlog()
+        ],
+        "running": [showing.row(job) for job in _running(client)],
+    }
+
+
+def _running(client: Client) -> tuple[Job, ...]:
+    return client.list(state=State.RUNNING, limit=MOST).items
+
+
+def _counted(client: Client) -> str:
+    counts = client.counts()
+    seen = [f"{state} {n:,}" for state, n in counts.items() if n]
+    return "  ".join(seen) or "There are no jobs."
+
+
+def _queues(client: Client) -> list[tuple[str, ...]]:
+    return [
+        (row.queue or "(none)", str(row.state), f"{row.jobs:,}", in_words(row.oldest))
+        for row in client.backlog()
+        if row.state is not State.RUNNING
+    ]
+
+
+QUEUES = ("queue", "state", "jobs", "oldest")
+
+
+def _print_overview(celery: Any, client: Client) -> None:
+    click.echo(_counted(client))
+    for names, rows in (
+        (COLUMNS, [*map(row_of, _running(client))]),
+        (QUEUES, _queues(client)),
+    ):
+        if rows:
+            click.echo()
+            print_table(celery, names, rows)
+
+
+def _show_overview(celery: Any, client: Client, interval: float) -> None:
+    where = terminal.console(celery)
+    with Live(console=where, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(_overview(client), refresh=True)
+            time.sleep(interval)
+
+
+def _overview(client: Client) -> Any:
+    now = f"{clock.from_milliseconds(round(clock.wall() * 1000)).astimezone():%X}"
+    parts: list[Any] = [Text(f"{now}  {_counted(client)}"), Text()]
+    jobs, queues = _running(client), _queues(client)
+    if jobs:
+        parts += [_bars(jobs), Text()]
+    if queues:
+        lines = ([clean(cell) for cell in row] for row in queues)
+        parts.append(terminal.table_of(QUEUES, lines))
+    return Group(*parts)
+
+
+def _is_live() -> bool:
+    return Live is not None and sys.stdout.isatty()

@@ -153,7 +153,7 @@ def unique_jobs(setup: Setup) -> Iterator[Finding]:
         f"With jobkit_partitions = {partitions} jobs are unique only where jobkit chooses "
         f"their id: {listed(unique)}. By send_task they may run without their unique "
         "key; with a task_id or an idempotency_key, and in chains, groups and chords, "
-        "they may be refused, also by the worker that ended the task before them.",
+        "they may be refused, and the job before them in a chain is then dead.",
         "TASK.delay(...)   (or apply_async without an id); or jobkit_partitions = 1, "
         "for an empty store",
     )

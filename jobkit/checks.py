@@ -133,6 +133,32 @@ def eviction(setup: Setup) -> Iterator[Finding]:
     )
 
 
+def unique_jobs(setup: Setup) -> Iterator[Finding]:
+    """Whether unique jobs are unique however they are enqueued.
+
+    A job lives in the partition of its id, and has its unique key there: where the id
+    is given, that need not be the partition of the key. Limits have a place of their
+    own, and hold over all partitions.
+    """
+    unique = [task.name for task in setup.tasks if task.uniqueness is not None]
+    partitions = setup.settings.partitions
+    if not unique:
+        return
+    if partitions == 1:
+        yield Finding("unique jobs", "ok", "Unique jobs are so however enqueued.")
+        return
+    yield Finding(
+        "unique jobs",
+        "warning",
+        f"With jobkit_partitions = {partitions} jobs are unique only where jobkit chooses "
+        f"their id: {listed(unique)}. By send_task they may run without their unique "
+        "key; with a task_id or an idempotency_key, and in chains, groups and chords, "
+        "they may be refused, and the job before them in a chain is then dead.",
+        "TASK.delay(...)   (or apply_async without an id); or jobkit_partitions = 1, "
+        "for an empty store",
+    )
+
+
 # -- checks of Celery's settings --------------------------------------------------
 
 
@@ -424,7 +450,7 @@ def systemd(setup: Setup) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(persistence, eviction, backend, acks, lost_children, prefetch),
+    *(persistence, eviction, unique_jobs, backend, acks, lost_children, prefetch),
     *(visibility_timeout, confirms, ack_after, delivery_limits),
     *(lease, pools, systemd),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jobkit.errors import (
     Interrupted,
     LeaseLost,
     Paused,
+    SettingsError,
     StoreError,
     StoreUnavailable,
     TooManyFailures,
@@ -43,6 +45,10 @@ T = TypeVar("T")
 
 REPLACE_GRACE = 10.0
 """Seconds within which a replacement is published before it is taken for lost."""
+
+REFUSED = (SettingsError, TypeError)
+"""What Celery meets at a callback that cannot be enqueued, now or later: arguments
+that are missing or not kept, or settings that are wrong."""
 
 RESULT_AGAIN = 5.0
 """Seconds until a job whose result was not stored goes through its end again."""
@@ -319,7 +325,7 @@ class Execution:
             elif state == states.SUCCESS and (self.stored or self.local):
                 self.succeed()
             elif state == states.SUCCESS:
-                self._result_not_stored()
+                self._not_through(sys.exception())
             elif state == states.FAILURE or (self.local and self.failure):
                 # Eager errors that propagate leave Celery without a state.
                 self.bury(retval)
@@ -342,8 +348,14 @@ class Execution:
         elif state == states.RETRY:
             self.retried(retval)
 
-    def _result_not_stored(self) -> None:
-        """The backend did not take the result: go through the checkpoint again."""
+    def _not_through(self, error: BaseException | None) -> None:
+        """The backend did not take the result: go through the checkpoint again.
+
+        Unless it is a callback that was refused, as it would be each time.
+        """
+        if isinstance(error, REFUSED):
+            self.bury(error)
+            return
         self._keep_from_celery()
         info = ErrorInfo(
             "ResultNotStored", "The result backend did not take the result."

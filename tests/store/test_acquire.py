@@ -3,6 +3,7 @@
 from jobkit.store.base import Store
 from jobkit.store.slots import Claim
 from tests.store.clocks import Clock
+from tests.store.conftest import RedisFactory
 from tests.store.limits import LEASE, ONE, SPAN, give_back, line_up, state, take
 
 SHOP, API = Claim("shop:a", 1), Claim("api", 2)
@@ -175,3 +176,18 @@ def test_a_run_that_has_begun_keeps_what_its_code_no_longer_claims(
     assert store.limit("shop") is None
     assert state(store, "api").holders == ("a",)
     assert take(store, "b", claims=ONE) == "held"
+
+
+def test_a_limit_holds_over_all_partitions(make_redis_store: RedisFactory) -> None:
+    """Guards `Keys.limits`: one place, whatever partitions the jobs are in."""
+    store = make_redis_store(3)
+    ids = [f"{number}" for number in range(12)]
+    assert {store.keys.partition(job_id) for job_id in ids} == {0, 1, 2}
+
+    standing = [take(store, job_id) for job_id in ids]
+
+    assert standing == ["held", *["waiting"] * 11]
+    for number, job_id in enumerate(ids[:-1]):
+        assert give_back(store, job_id) == [ids[number + 1]]
+        assert take(store, ids[number + 1]) == "held"
+        assert state(store).holders == (ids[number + 1],)

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 import redis
+from celery import group
 
+from jobkit import SettingsError, State
 from jobkit.checks import Finding, Setup, eviction, persistence
 from jobkit.doctor import examine
 from jobkit.store.redis import RedisStore
@@ -39,6 +41,45 @@ def durable() -> Iterator[ValkeyServer]:
     """A store as it should be."""
     with ValkeyServer(append_only=True) as server:
         yield server
+
+
+# -- unique jobs and partitions
+
+
+def by_name(fleet: Fleet) -> list[str]:
+    """Jobs of one shop that were sent by the task's name, and may run; their ids."""
+    sent = [fleet.app.send_task("t.sole", ("berlin",)).id for _ in range(12)]
+    return [i for i in sent if fleet.jobs.get(i).state is State.QUEUED]
+
+
+def test_what_partitions_take_from_unique_jobs_is_told(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(jobkit_partitions=3)
+
+    # What the doctor warns of does happen: two of a shop run at the same time ...
+    first, second, *_ = by_name(fleet)
+    for job_id in (first, second):
+        assert fleet.store.begin(job_id, job_id, "w", 30).outcome == "run"
+    # ... and a group is refused.
+    sole = fleet.task("sole")
+    with pytest.raises(SettingsError, match="without a task_id"):
+        group(sole.si(f"shop {number}") for number in range(12)).apply_async()
+    assert len({sole.delay("rome").id for _ in range(12)}) == 1
+
+    finding = examined(fleet)["unique jobs"]
+    assert finding.level == "warning"
+    assert "t.newest, t.next_up, t.raising and 1 more" in finding.found
+
+
+def test_in_one_partition_jobs_are_unique_however_enqueued(
+    make_fleet: MakeFleet,
+) -> None:
+    fleet = make_fleet()
+
+    assert len(by_name(fleet)) == 1
+    sole = fleet.task("sole")
+    group(sole.si(f"shop {number}") for number in range(12)).apply_async()
+
+    assert examined(fleet)["unique jobs"].level == "ok"
 
 
 # -- the command

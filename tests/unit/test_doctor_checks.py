@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from celery import Celery
 
-from jobkit import JobKit, JobTask, ProgressTask
+from jobkit import JobKit, JobTask, Limit, ProgressTask
 from jobkit.checks import (
     CHECKS,
     Check,
@@ -28,6 +28,7 @@ from jobkit.checks import (
     pools,
     prefetch,
     systemd,
+    unique_jobs,
     visibility_timeout,
 )
 from jobkit.doctor import _running, examine
@@ -103,7 +104,9 @@ def test_a_sound_setup_is_sound_in_every_way(sound: Setup) -> None:
 
     assert {finding.level for finding in findings} == {"ok"}
     assert not any(finding.fix for finding in findings)
-    assert len(findings) == len(CHECKS) - len({confirms, delivery_limits, systemd})
+    assert len(findings) == len(CHECKS) - len(
+        {confirms, delivery_limits, systemd, unique_jobs}
+    )
 
 
 def test_what_is_not_ok_says_what_to_set(sound: Setup, make_app: MakeApp) -> None:
@@ -617,3 +620,38 @@ def test_an_app_without_jobs_and_workers_is_told(
     assert "base=ProgressTask" in told["tasks"].fix
     assert told["backend"].level == "warning"
     assert "There is no result backend" in told["backend"].found
+
+
+# -- unique jobs
+
+
+@pytest.mark.parametrize(
+    ("options", "partitions", "level"),
+    [
+        ({}, 1, None),
+        ({}, 4, None),
+        ({"unique_on": ["shop"]}, 1, "ok"),
+        ({"unique_on": ["shop"]}, 4, "warning"),
+        ({"limits": [Limit("shop", 1)]}, 4, None),
+    ],
+)
+def test_unique_jobs_want_one_partition(
+    make_app: MakeApp, options: Any, partitions: int, level: str | None
+) -> None:
+    app = make_app(**GOOD)
+
+    def of_a_shop(shop: str) -> str:
+        return shop
+
+    decorate: Any = app.task
+    decorate(base=JobTask, name="shop.sole", shared=False, **options)(of_a_shop)
+    tasks = [cast("JobTask", app.tasks["shop.sole"])]
+    settings = replace(Settings(), partitions=partitions)
+
+    found = list(unique_jobs(Setup(app.conf, settings, tasks)))
+
+    assert [finding.level for finding in found] == ([level] if level else [])
+    if level == "warning":
+        assert "jobkit_partitions = 4" in found[0].found
+        assert "shop.sole" in found[0].found
+        assert found[0].fix.startswith("TASK.delay(...)")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from celery import chain, group
 
 from jobkit import State
@@ -132,6 +133,31 @@ def test_a_chain_hands_results_on(standing_fleet: Fleet) -> None:
     assert result.get(timeout=20) == 113
     for part in (result, result.parent, result.parent.parent):
         assert standing_fleet.wait_for(part.id).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("sell", "TypeError"), ("sole", "CodecError")]
+)
+def test_a_chain_that_cannot_go_on_ends_there(
+    standing_fleet: Fleet, name: str, error: str
+) -> None:
+    """Guards `REFUSED`: the body would be repeated every 5 seconds for ever."""
+    fleet = standing_fleet
+    blame = fleet.task("blame").s()
+    first = fleet.task("add").s(1, 2).on_error(blame)
+
+    result: Any = chain(first, fleet.task(name).si()).apply_async()
+
+    job = fleet.wait_for(result.parent.id)
+    assert (job.state, job.reason, job.starts) == (State.DEAD, "failed_after_body", 1)
+    assert job.error
+    assert (job.error.type, "'shop'" in job.error.message) == (error, True)
+    wait_until(lambda: fleet.shown(job.id) == "FAILURE", "Celery knows")
+    wait_until(
+        lambda: f"blame-{job.id}" in [e.item for e in fleet.journal.entries()],
+        "the errback ran",
+    )
+    assert len(fleet.journal.entries(job.id)) == 1
 
 
 def test_a_group_gives_all_results(standing_fleet: Fleet) -> None:

@@ -29,18 +29,22 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def shoot(page: Page, name: str) -> None:
+LOOKS: dict[str, tuple[int, int]] = {
+    "light": (900, 0),
+    "dark": (900, 0),
+    "phone": (390, 60),
+}
+"""Widths in pixels, and by how much a picture is higher than another one."""
+
+
+def shoot(page: Page, name: str, height: int = 440) -> None:
     """Leave pictures of a page for people to look at: light, dark, and on a phone."""
     SHOTS.mkdir(exist_ok=True)
     before = page.viewport_size
-    for look, scheme, width in (
-        ("light", "light", 900),
-        ("dark", "dark", 900),
-        ("phone", "light", 390),
-    ):
-        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-        page.set_viewport_size({"width": width, "height": 700})
-        page.screenshot(path=SHOTS / f"{name}-{look}.png")
+    for look, (width, more) in LOOKS.items():
+        page.emulate_media(color_scheme="dark" if look == "dark" else "light")
+        page.set_viewport_size({"width": width, "height": height + more})
+        page.screenshot(path=SHOTS / f"{name}-{look}.png", animations="disabled")
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{name} is {wide} pixels wide on a screen of {width}"
     page.emulate_media(color_scheme=None)

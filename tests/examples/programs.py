@@ -91,6 +91,11 @@ class Example:
         self._programs: list[Program] = []
 
     @property
+    def child_environment(self) -> dict[str, str]:
+        """The environment of its programs."""
+        return {**os.environ, **self.environment}
+
+    @property
     def url(self) -> str:
         """Where its site is."""
         return f"http://127.0.0.1:{self.port}"

@@ -333,6 +333,7 @@ class Record:
         left = self.number("open_failures") or self.text("ledger_full")
         if self.state is State.PARTIAL and not left:
             self.finish(State.SUCCEEDED, at, RESOLVED)
+            self.leave_unheard(at, tell=True)
             self.event("resolved", at, child)
 
     def forget_failures(self) -> None:

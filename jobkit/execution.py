@@ -365,7 +365,9 @@ class Execution:
         """SUCCEEDED or PARTIAL, or what the store says."""
         run = self.run
         snapshot = run.final()
-        tell = ends.heard(State.SUCCEEDED, State.PARTIAL)
+        # Another task goes on with its id: that one's end is the job's.
+        over = reason != REPLACED
+        tell = over and ends.heard(State.SUCCEEDED, State.PARTIAL)
         done = run.insist(
             lambda: self.store.succeed(
                 self.id, run.lease.fence, snapshot, reason, tell=tell
@@ -374,7 +376,8 @@ class Execution:
         self._end()
         if done is None:
             self._lost()
-        ends.tell(self.store, self.id, done)
+        if over:
+            ends.tell(self.store, self.id, done)
 
     def bury(self, error: Any = None) -> None:
         """DEAD, with the error that the body ended with, or that came after it."""

@@ -169,3 +169,21 @@ def test_who_tells_in_time_leaves_nothing_to_tell(kit: JobKit) -> None:
     assert job.state is State.SUCCEEDED
     assert event.startswith("one:1.")
     assert list(kit.local.claim_notes("unheard", 0, 10)) == []
+
+
+def test_of_a_job_that_another_task_goes_on_with_its_end_alone_is_told(
+    kit: JobKit,
+) -> None:
+    listener = Listener()
+    job_succeeded.connect(listener)
+
+    @kit.app.task(base=ProgressTask, name="second", shared=False)
+    def second() -> None:
+        """Nothing."""
+
+    @kit.app.task(base=ProgressTask, bind=True, name="first", shared=False)
+    def first(self: Any) -> None:
+        self.replace(second.si())
+
+    first.apply(task_id="one")
+    assert [told["sender"] for told in listener.told] == ["second"]

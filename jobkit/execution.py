@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from celery import current_task, states
 from celery.exceptions import Ignore, Reject, Retry
 
-from jobkit import clock, signals
+from jobkit import clock, ends, signals
 from jobkit.errors import (
     Cancelled,
     DependencyDown,
@@ -301,9 +301,7 @@ class Execution:
         if released is None:
             self._lost()
         if released.state is State.DEAD:
-            signals.job_dead.send(
-                sender=self.task.name, job_id=self.id, reason="poison", error=info
-            )
+            ends.tell(self.store, self.id, State.DEAD)
             raise RuntimeError(f"poison: out of memory ({error})") from error
         self._stopped(released.state)
         raise Ignore("out of memory") from error
@@ -379,15 +377,19 @@ class Execution:
         """SUCCEEDED or PARTIAL, or what the store says."""
         run = self.run
         snapshot = run.final()
+        # Another task goes on with its id: that one's end is the job's.
+        over = reason != REPLACED
+        tell = over and ends.heard(State.SUCCEEDED, State.PARTIAL)
         done = run.insist(
-            lambda: self.store.succeed(self.id, run.lease.fence, snapshot, reason)
+            lambda: self.store.succeed(
+                self.id, run.lease.fence, snapshot, reason, tell=tell
+            )
         )
         self._end()
         if done is None:
             self._lost()
-        partial = done is State.PARTIAL
-        signal = signals.job_partial if partial else signals.job_succeeded
-        signal.send(sender=self.task.name, job_id=self.id, progress=run.progress)
+        if over:
+            ends.tell(self.store, self.id, done)
 
     def bury(self, error: Any = None) -> None:
         """DEAD, with the error that the body ended with, or that came after it."""
@@ -399,15 +401,16 @@ class Execution:
             run.job.budgets,
         )
         reason = self.reason or "failed_after_body"
+        tell = ends.heard(State.DEAD)
         done = run.insist(
-            lambda: self.store.bury(self.id, run.lease.fence, failure, reason)
+            lambda: self.store.bury(
+                self.id, run.lease.fence, failure, reason, tell=tell
+            )
         )
         self._end()
         if not done:
             self._lost()
-        signals.job_dead.send(
-            sender=self.task.name, job_id=self.id, reason=reason, error=failure.error
-        )
+        ends.tell(self.store, self.id, State.DEAD)
 
     def release(self) -> None:
         """Let the keeper forget the lease."""
@@ -471,9 +474,7 @@ class Execution:
                     self.id, reason or "cancelled", request=self.request
                 )
                 self._celery_knows()
-            signals.job_cancelled.send(
-                sender=self.task.name, job_id=self.id, reason=reason
-            )
+            ends.tell(self.store, self.id, State.CANCELLED)
         else:
             forget_progress(self.task, self.request)
 

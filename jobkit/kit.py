@@ -12,7 +12,7 @@ from celery import Celery, current_app
 from celery.signals import before_task_publish
 from kombu.exceptions import OperationalError
 
-from jobkit import results, routing
+from jobkit import ends, results, routing
 from jobkit.bulk import STAGES, carry_out
 from jobkit.client import Client
 from jobkit.dispatcher import Dispatcher
@@ -28,6 +28,7 @@ from jobkit.queues import RoutingMap
 from jobkit.recording import adopt
 from jobkit.retry import RetryPolicy
 from jobkit.settings import Settings, store_url
+from jobkit.states import State
 from jobkit.store.base import Retention, Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
@@ -242,6 +243,7 @@ class JobKit:
         if job is not None:
             results.announce_cancelled(self.app, job, reason)
             self.store.told(job_id)
+            ends.tell(self.store, job_id, State.CANCELLED)
 
     def _is_anothers(self, task: str) -> bool:
         # The signal does not say whose message it is. Where two apps of a process

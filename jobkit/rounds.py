@@ -12,7 +12,7 @@ from billiard.exceptions import WorkerLostError
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from jobkit import dead_letters, results, signals
+from jobkit import dead_letters, ends, results, signals
 from jobkit.dead_letters import Copies
 from jobkit.dispatcher import Dispatcher
 from jobkit.job import Message, NewJob
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UNTOLD_FOR = 10.0
-"""Seconds that the process which ended a job has for telling Celery itself."""
+"""Seconds that the process which ended a job has for telling of it itself."""
+
+UNHEARD_FOR = 3600.0
+"""Seconds that workers with receivers have for an end before those without drop it."""
 
 PATIENCE = 4.0
 """Seconds that a broker is waited for where somebody sits and waits."""
@@ -72,10 +75,23 @@ class Rounds:
         A process may die, or the result backend be away, between the record's
         end and Celery's: chords would wait for ever.
         """
+        self._tell_receivers()
         untold = self.store.untold(UNTOLD_FOR)
         for released in untold:
             self.released(released)
         return self._count("told", len(untold))
+
+    def _tell_receivers(self) -> None:
+        """Send the signals of ends that no receiver has heard of.
+
+        Without receivers, others have some time for it.
+        """
+        age = UNTOLD_FOR if ends.heard() else UNHEARD_FOR
+        while unheard := self.store.claim_notes("unheard", age, UNTOLD_FOR):
+            for end in unheard:
+                job = self.store.get(end.id)
+                if job is not None and job.state.finished:
+                    ends.send(self.store, job)
 
     def dispatch(self) -> int:
         """Publish all that is due, and copy dead letters; how many jobs were due."""
@@ -133,8 +149,7 @@ class Rounds:
         if dropped.tell:
             self.released(Released(new.id, new.task, state))
         else:
-            told = {"reason": dropped.reason, "error": dropped.error}
-            signals.job_dead.send(sender=new.task, job_id=new.id, **told)
+            ends.tell(self.store, new.id, state)
 
     def _count(self, what: str, number: int) -> int:
         self.done[what] += number
@@ -248,11 +263,9 @@ def announce(kit: JobKit, released: Released) -> None:
     if released.state is State.DEAD:
         error = WorkerLostError(job.error.message if job.error else job.reason)
         results.announce_dead(kit.app, job, error)
-        signals.job_dead.send(
-            sender=job.task, job_id=job.id, reason=job.reason, error=job.error
-        )
+        ends.tell(kit.store, job.id, State.DEAD)
     elif released.state is State.CANCELLED:
         results.announce_cancelled(kit.app, job, job.reason)
-        signals.job_cancelled.send(sender=job.task, job_id=job.id, reason=job.reason)
+        ends.tell(kit.store, job.id, State.CANCELLED)
     else:
         signals.job_recovered.send(sender=job.task, job_id=job.id)

@@ -21,7 +21,7 @@ from celery.signals import task_unknown, worker_shutting_down
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
-from jobkit import clock, collector, guard, signals
+from jobkit import clock, collector, ends, guard, signals
 from jobkit.acks import Acknowledger
 from jobkit.dead_letters import bring_back, death_in
 from jobkit.errors import JobkitError, SettingsError
@@ -273,7 +273,7 @@ class JobRequest(_Request):  # type: ignore[misc]
             return True
         self._free()
         if released.state is State.DEAD:
-            self._died("poison", released.task, info)
+            ends.tell(self._kit.store, self.id, State.DEAD)
         elif released.state is State.CANCELLED:
             announce(self._kit, released)
         else:
@@ -306,13 +306,11 @@ class JobRequest(_Request):  # type: ignore[misc]
         job = store.get(self.id)
         if job is not None and job.worker == self._worker:
             info = ErrorInfo(type(error).__name__, str(error), verdict="time_limit")
-            if store.bury(self.id, job.fence, Failure(info, job.budgets), "time_limit"):
+            failure, heard = Failure(info, job.budgets), ends.heard(State.DEAD)
+            if store.bury(self.id, job.fence, failure, "time_limit", tell=heard):
                 self._free()
-                self._died("time_limit", job.task, info)
+                ends.tell(store, self.id, State.DEAD)
         return False
-
-    def _died(self, reason: str, task: str, info: ErrorInfo) -> None:
-        signals.job_dead.send(sender=task, job_id=self.id, reason=reason, error=info)
 
 
 def _is_lost(error: BaseException) -> bool:

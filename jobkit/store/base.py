@@ -43,7 +43,7 @@ Begun = Literal[
     "not_due",
     "another_task",
 ]
-Note = Literal["uncopied", "unannounced"]
+Note = Literal["uncopied", "unannounced", "unheard"]
 Collected = Literal["filed", "queued", "known"]
 BulkAct = Literal["resume", "restart", "discard"]
 InterruptKind = Literal["drain", "slice", "pause", "cancel", "requeue", "block"]
@@ -356,12 +356,18 @@ class Store(Slots, Protocol):
         """
 
     def succeed(
-        self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
+        self,
+        job_id: str,
+        fence: int,
+        snapshot: Snapshot,
+        reason: str = "",
+        *,
+        tell: bool = False,
     ) -> State | None:
         """End as SUCCEEDED, or as PARTIAL with open rows in the ledger.
 
-        With the reason ``REPLACED`` its id may be enqueued again. None for a stale
-        owner.
+        With the reason ``REPLACED`` its id may be enqueued again. ``tell`` leaves a
+        note that the end is ``unheard``. None for a stale owner.
         """
 
     def retry(
@@ -378,8 +384,19 @@ class Store(Slots, Protocol):
         ``message`` replaces the stored one. None for a stale owner.
         """
 
-    def bury(self, job_id: str, fence: int, failure: Failure, reason: str) -> bool:
-        """End as DEAD: the job is a dead letter. False for a stale owner."""
+    def bury(
+        self,
+        job_id: str,
+        fence: int,
+        failure: Failure,
+        reason: str,
+        *,
+        tell: bool = False,
+    ) -> bool:
+        """End as DEAD: the job is a dead letter. False for a stale owner.
+
+        ``tell`` leaves a note that the end is ``unheard``.
+        """
 
     def interrupt(
         self,
@@ -479,7 +496,8 @@ class Store(Slots, Protocol):
         """Take deaths, ``age`` old, of which something is still to be done.
 
         ``uncopied``: a copy for the broker queue that the record names;
-        ``unannounced``: a word that the record is about to go. They come again
+        ``unannounced``: a word that the record is about to go; ``unheard``, of any
+        end: its signal, for receivers that have not heard of it. They come again
         after ``grace`` unless somebody says ``noted``. Oldest first, up to
         ``limit`` of each partition. A record of which there may be a copy stays
         as long as dead ones do, however it ends.

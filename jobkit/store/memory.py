@@ -176,7 +176,13 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
             parent = self._jobs.get(parent.text("replay_of"))
 
     def succeed(
-        self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
+        self,
+        job_id: str,
+        fence: int,
+        snapshot: Snapshot,
+        reason: str = "",
+        *,
+        tell: bool = False,
     ) -> State | None:
         """End as SUCCEEDED, or as PARTIAL."""
         with self._change() as at:
@@ -185,6 +191,7 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
                 return self._became(job_id, fence, _DONE)
             run.keep(snapshot, at)
             run.succeed(at, reason)
+            run.leave_unheard(at, tell=tell)
             return run.state
 
     def _became(
@@ -215,7 +222,15 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
                 run.event("retrying", at, str(milliseconds(delay)))
             return run.state
 
-    def bury(self, job_id: str, fence: int, failure: Failure, reason: str) -> bool:
+    def bury(
+        self,
+        job_id: str,
+        fence: int,
+        failure: Failure,
+        reason: str,
+        *,
+        tell: bool = False,
+    ) -> bool:
         """End as DEAD."""
         with self._change() as at:
             run = self._owned(job_id, fence)
@@ -223,6 +238,7 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
                 return self._became(job_id, fence) is State.DEAD
             run.blame(failure, at)
             run.bury(at, reason)
+            run.leave_unheard(at, tell=tell)
             return True
 
     def interrupt(

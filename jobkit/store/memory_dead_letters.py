@@ -15,7 +15,7 @@ class DeadLetters(Shelf):
     def claim_notes(
         self, note: Note, age: float, grace: float, limit: int = 100
     ) -> list[Death]:
-        """Take deaths of which something is still to be done."""
+        """Take ends of which something is still to be done."""
         with self._change() as at:
             latest = at - milliseconds(age)
             claimed = []
@@ -30,7 +30,7 @@ class DeadLetters(Shelf):
         """Note that it was done."""
         with self._change():
             record = self._jobs.get(death.id)
-            if record and record.state is State.DEAD and record.death == death.name:
+            if record and record.state.finished and record.death == death.name:
                 record.drop(note)
 
     def collect(self, new: NewJob, dropped: Dropped) -> tuple[Collected, State]:
@@ -69,8 +69,9 @@ def _file(record: Record, new: NewJob, dropped: Dropped, at: int) -> None:
     if dropped.foreign:
         record.write(at, foreign=1)
     record.finish(State.DEAD, at, dropped.reason)
+    record.leave_unheard(at, tell=True)
     if dropped.tell:
-        record.write(at, untold_since=at)
+        record.leave_untold(at)
     record.event("dead", at, dropped.reason)
 
 

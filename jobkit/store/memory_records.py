@@ -333,6 +333,7 @@ class Record:
         left = self.number("open_failures") or self.text("ledger_full")
         if self.state is State.PARTIAL and not left:
             self.finish(State.SUCCEEDED, at, RESOLVED)
+            self.leave_unheard(at, tell=True)
             self.event("resolved", at, child)
 
     def forget_failures(self) -> None:
@@ -394,6 +395,15 @@ class Record:
             copied = NOTES if self.text("dead_letter_queue") else NOTES[1:]
             self.write(at, **dict.fromkeys(copied, at))
 
+    def leave_untold(self, at: int) -> None:
+        """Note that neither Celery nor a receiver of signals has heard of its end."""
+        self.write(at, untold_since=at, unheard=at)
+
+    def leave_unheard(self, at: int, *, tell: bool) -> None:
+        """Note that no receiver of signals has heard of its end, where one wants to."""
+        if tell:
+            self.write(at, unheard=at)
+
     def expires_at(self, kept: Mapping[str, float]) -> int:
         """When the record of an ended job goes; not before a copy that may come back."""
         retention = kept[self.state.lower()]
@@ -410,7 +420,7 @@ class Record:
 
     def replay(self, mode: ReplayMode, detail: str, at: int) -> None:
         """Take the ending back, with fresh budgets."""
-        self.drop("finished_at", "reason", "budgets", "untold_since")
+        self.drop("finished_at", "reason", "budgets", "untold_since", "unheard")
         if mode == "restart":
             self.drop("checkpoint", "progress", "position")
             self.forget_failures()
@@ -442,7 +452,7 @@ class Record:
         detail = said(request.actor, request.reason)
         if request.kind == "cancel":
             self.finish(State.CANCELLED, at, request.reason)
-            self.write(at, untold_since=at)
+            self.leave_untold(at)
             self.event("cancelled", at, detail, self.text("progress"))
         else:
             self.move(State.PAUSED, at)
@@ -494,7 +504,7 @@ class Record:
             error = replace(error, message=f"{error.message} {self.place}")
             self.write(at, error=error.encode())
             self.bury(at, "poison")
-            self.write(at, untold_since=at)
+            self.leave_untold(at)
         elif not self.stop_if_asked(at):
             self.queue(at, at)
             self.event("recovered", at)

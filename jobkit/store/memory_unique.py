@@ -49,7 +49,8 @@ def take_key(record: Record, at: int) -> None:
 
 def _yield_to(holder: str, record: Record, at: int) -> None:
     record.finish(State.CANCELLED, at, DUPLICATE + holder)
-    record.write(at, untold_since=at, duplicate_of=holder)
+    record.leave_untold(at)
+    record.write(at, duplicate_of=holder)
     record.event("cancelled", at, DUPLICATE + holder)
 
 

@@ -119,14 +119,17 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
         return replies.kept(answer)
 
     def succeed(
-        self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
+        self,
+        job_id: str,
+        fence: int,
+        snapshot: Snapshot,
+        reason: str = "",
+        *,
+        tell: bool = False,
     ) -> State | None:
         """End as SUCCEEDED or PARTIAL; see ``Store.succeed``."""
-        return replies.state(
-            self._job(
-                scripts.SUCCEED, job_id, fence, *replies.snapshot(snapshot), reason
-            ),
-        )
+        told = *replies.snapshot(snapshot), reason, int(tell)
+        return replies.state(self._job(scripts.SUCCEED, job_id, fence, *told))
 
     def retry(
         self,
@@ -148,12 +151,18 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
             ),
         )
 
-    def bury(self, job_id: str, fence: int, failure: Failure, reason: str) -> bool:
+    def bury(
+        self,
+        job_id: str,
+        fence: int,
+        failure: Failure,
+        reason: str,
+        *,
+        tell: bool = False,
+    ) -> bool:
         """End as DEAD; see ``Store.bury``."""
-        answer = self._job(
-            scripts.BURY, job_id, fence, *replies.failure(failure), reason
-        )
-        return bool(answer == "ok")
+        told = *replies.failure(failure), reason, int(tell)
+        return bool(self._job(scripts.BURY, job_id, fence, *told) == "ok")
 
     def interrupt(
         self, job_id: str, fence: int, kind: InterruptKind, reason: str = ""

@@ -68,11 +68,11 @@ BEGIN = _verb("begin", "id token worker lease task generation")
 RENEW = _verb("renew", "id fence lease")
 SAVE = _verb("save", "id fence seq position checkpoint progress lease failed resolved")
 CEDE = _verb("cede", "id fence")
-SUCCEED = _verb("succeed", "id fence position checkpoint progress reason")
+SUCCEED = _verb("succeed", "id fence position checkpoint progress reason tell")
 FAILURES = _verb("failures", "id after limit")
 REPLAY_ITEMS = _verb("replay_items", "id child message checkpoint actor reason")
 RETRY = _verb("retry", "id fence attempt rate_limited budgets error delay message")
-BURY = _verb("bury", "id fence attempt rate_limited budgets error reason")
+BURY = _verb("bury", "id fence attempt rate_limited budgets error reason tell")
 INTERRUPT = _verb("interrupt", "id fence kind reason")
 REPLACE = _verb(
     "replace",

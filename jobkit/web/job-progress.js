@@ -74,7 +74,7 @@ SHEET.replaceSync(`
   .row > * { min-inline-size: 0; overflow-wrap: anywhere; }
   .label { font-weight: 600; }
   .numbers { font-variant-numeric: tabular-nums; }
-  .message, .numbers, .notice { font-size: 0.9em; }
+  .message, .numbers, .notice { font-size: 0.9em; text-wrap: pretty; }
   .notice { margin: 0; padding-inline-start: 0.75em; border-inline-start: 3px solid var(--fill); }
   .meter { display: flex; align-items: center; gap: 0.75em; }
   .bar {

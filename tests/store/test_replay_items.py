@@ -123,6 +123,7 @@ def test_the_last_one_makes_the_old_job_succeed(store: Store, clock: Clock) -> N
     assert (job.state, job.reason) == (State.SUCCEEDED, "failures_resolved")
     assert job.finished_at == from_milliseconds(clock.now)
     assert names(store)[-1] == "resolved"
+    assert [end.id for end in store.claim_notes("unheard", 0, 10)] == ["job"]
     assert last_event(store).detail == run.id
     assert store.list(state=State.PARTIAL).items == ()
     assert [found.id for found in store.list(state=State.SUCCEEDED).items] == ["job"]

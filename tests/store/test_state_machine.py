@@ -136,7 +136,9 @@ class TwoStores(RuleBasedStateMachine):
             has = job and (not till or self.clock.now < int(till))
             assert mine == ([theirs] if has else [])
 
-    def write(self, owner: tuple[str, str], verb: str, *arguments: Any) -> None:
+    def write(
+        self, owner: tuple[str, str], verb: str, *arguments: Any, **options: Any
+    ) -> None:
         """Send a verb of a run; one that is not the owner's changes nothing."""
         job_id, kind = owner
         if kind == "begun":
@@ -146,7 +148,7 @@ class TwoStores(RuleBasedStateMachine):
         if kind == "stale":
             fence -= 1
         owns = job and job.state is State.RUNNING and job.fence == fence
-        self.both(verb, job_id, fence, *arguments)
+        self.both(verb, job_id, fence, *arguments, **options)
         if not owns:
             assert self.memory.get(job_id) == job
 
@@ -285,9 +287,16 @@ class TwoStores(RuleBasedStateMachine):
         if late and owner[1] == "as it is":
             assert self.memory.get(owner[0]) == before
 
-    @rule(owner=owners, position=positions, reason=st.sampled_from(["", REPLACED]))
-    def succeed(self, owner: tuple[str, str], position: int, reason: str) -> None:
-        self.write(owner, "succeed", snapshot(position), reason)
+    @rule(
+        owner=owners,
+        position=positions,
+        reason=st.sampled_from(["", REPLACED]),
+        tell=st.booleans(),
+    )
+    def succeed(
+        self, owner: tuple[str, str], position: int, reason: str, *, tell: bool
+    ) -> None:
+        self.write(owner, "succeed", snapshot(position), reason, tell=tell)
 
     @rule(
         owner=owners,
@@ -300,9 +309,11 @@ class TwoStores(RuleBasedStateMachine):
     ) -> None:
         self.write(owner, "retry", met, delay, text)
 
-    @rule(owner=owners, met=failures, reason=words)
-    def bury(self, owner: tuple[str, str], met: Any, reason: str) -> None:
-        self.write(owner, "bury", met, reason)
+    @rule(owner=owners, met=failures, reason=words, tell=st.booleans())
+    def bury(
+        self, owner: tuple[str, str], met: Any, reason: str, *, tell: bool
+    ) -> None:
+        self.write(owner, "bury", met, reason, tell=tell)
 
     @rule(
         owner=owners,
@@ -395,7 +406,10 @@ class TwoStores(RuleBasedStateMachine):
         dropped = Dropped(token, "rejected", CRASHED, foreign, tell)
         self.both("collect", new_job(job_id, "x", queue), dropped)
 
-    @rule(note=st.sampled_from(["uncopied", "unannounced"]), done=st.booleans())
+    @rule(
+        note=st.sampled_from(["uncopied", "unannounced", "unheard"]),
+        done=st.booleans(),
+    )
     def notes_are_claimed(self, note: str, *, done: bool) -> None:
         for death in self.both("claim_notes", note, 0, GRACE):
             self.both("noted", note, Death(death.id, "0.1"))
@@ -487,7 +501,7 @@ def said(fields: dict[str, str]) -> dict[str, str]:
     """
     untold = (
         *("entered_at", "untold_since", "unique_held", "uncopied", "unannounced"),
-        "error",
+        *("unheard", "error"),
     )
     return {
         name: value
@@ -525,6 +539,7 @@ FIELDS_OF_INDEXES = {
     "untold": "untold_since",
     "uncopied": "uncopied",
     "unannounced": "unannounced",
+    "unheard": "unheard",
 }
 
 

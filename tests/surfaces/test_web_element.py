@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +19,7 @@ from jobkit.job import NewJob, Progress
 from jobkit.store.base import Failure, Snapshot
 from jobkit.store.redis import RedisStore
 from jobkit.web import jobs_app
+from tests.browsers import SHOTS, chromium
 from tests.servers import ValkeyServer
 from tests.store.lives import LEASE, enqueued, failure, message, rewrite, started
 from tests.surfaces.sites import Site, hub_threads, served
@@ -29,8 +27,6 @@ from tests.waiting import free_port, wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
-SHOTS = Path(__file__).with_name("screenshots")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
 POLICY += "img-src data:"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
@@ -93,13 +89,8 @@ def site(store: RedisStore) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @dataclass
@@ -390,6 +381,6 @@ def test_how_it_looks(
         )
     page.wait_for_timeout(700)
     SHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SHOTS / f"{look}.png", full_page=True)
+    page.screenshot(path=SHOTS / f"element-{look}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()

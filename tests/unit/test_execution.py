@@ -100,15 +100,29 @@ class Far(MemoryStore):
 
     @override
     def succeed(
-        self, job_id: str, fence: int, snapshot: Snapshot, reason: str = ""
+        self,
+        job_id: str,
+        fence: int,
+        snapshot: Snapshot,
+        reason: str = "",
+        *,
+        tell: bool = False,
     ) -> State | None:
         self._reach()
-        return super().succeed(job_id, fence, snapshot, reason)
+        return super().succeed(job_id, fence, snapshot, reason, tell=tell)
 
     @override
-    def bury(self, job_id: str, fence: int, failure: Failure, reason: str) -> bool:
+    def bury(
+        self,
+        job_id: str,
+        fence: int,
+        failure: Failure,
+        reason: str,
+        *,
+        tell: bool = False,
+    ) -> bool:
         self._reach()
-        return super().bury(job_id, fence, failure, reason)
+        return super().bury(job_id, fence, failure, reason, tell=tell)
 
 
 @pytest.fixture(autouse=True)

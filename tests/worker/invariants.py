@@ -13,7 +13,10 @@ from tests.worker.fleet import Fleet
 INDEXES = ("state", "task", "queue", "owner")
 """Kinds of keys that hold sets of jobs, by a value."""
 
-SINGLE_INDEXES = ("all", "due", "leases", "expire", "untold", "uncopied", "unannounced")
+SINGLE_INDEXES = (
+    *("all", "due", "leases", "expire", "untold", "unheard", "uncopied"),
+    "unannounced",
+)
 
 
 def check(fleet: Fleet) -> None:

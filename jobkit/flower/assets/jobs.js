@@ -62,7 +62,7 @@
   function bar(percent, kind = "") {
     const inner = make("div", { class: `progress-bar ${kind}` });
     inner.style.width = `${Math.min(100, Math.max(0, percent))}%`;
-    return make("div", { class: "progress", role: "progressbar", "aria-valuenow": Math.round(percent), "aria-valuemin": 0, "aria-valuemax": 100 }, inner);
+    return make("div", { class: "progress", role: "progressbar", "aria-label": "Progress", "aria-valuenow": Math.round(percent), "aria-valuemin": 0, "aria-valuemax": 100 }, inner);
   }
 
   function items(part) {
@@ -78,7 +78,7 @@
       words.push(progress.stage + place);
     }
     if (items(progress)) words.push(items(progress));
-    if (progress.percent !== null) words.push(`${Math.floor(progress.percent)} %`);
+    if (progress.percent !== null) words.push(`${Math.floor(progress.percent)}\u00a0%`);
     const kind = job.stale ? "bg-warning" : job.state === "DEAD" ? "bg-danger" : job.state === "SUCCEEDED" ? "bg-success" : "";
     const inside = [make("span", { class: "jk-muted" }, words.join(" · "))];
     if (progress.percent !== null) inside.push(bar(progress.percent, kind));
@@ -196,7 +196,7 @@
     return make("tr", { class: job.stale ? "jk-stale" : "", "data-id": job.id },
       make("td", { class: "jk-pick" }, pick(job, LISTS.jobs.names)),
       make("td", {}, name, make("div", { class: "jk-muted" }, whose)),
-      make("td", {}, ...badge(job), make("div", { class: "jk-muted" }, job.reason)),
+      make("td", { class: "jk-state" }, ...badge(job), make("div", { class: "jk-muted" }, job.reason)),
       make("td", { class: "jk-how-far" }, ...howFar(job), make("div", { class: "jk-small jk-muted" }, [job.queue, left(job) && `${left(job)} left`, age(job.created_at)].filter(Boolean).join(" · "))),
       make("td", { class: "jk-mid jk-num" }, left(job)),
       make("td", { class: "jk-wide jk-num" }, String(job.attempt)),

@@ -50,5 +50,7 @@ event(id, 'dead', at, 'DEAD', ARGV[10])
 die(id, 'DEAD', at, 'reason', ARGV[10])
 if ARGV[13] == '1' then
   leave_untold(id, at)
+else
+  leave_unheard(id, at)
 end
 return { 'filed', 'DEAD' }

@@ -86,12 +86,18 @@ local function move(id, from, to, at, due, ...)
   redis.call('ZADD', index('state:' .. to), int(at), id)
 end
 
+-- Notes that a job ended of which no receiver of signals has heard.
+local function leave_unheard(id, at)
+  redis.call('ZADD', index('unheard'), int(at), id)
+end
+
 -- Notes that a job ended without a word to Celery, for which its chord waits.
 local function leave_untold(id, at)
   redis.call('ZADD', index('untold'), int(at), id)
+  leave_unheard(id, at)
 end
 
--- A death by its name: the job may be replayed, and die another one.
+-- An end by its name: the job may be replayed, and have another one.
 local function death(id)
   local fence, died_at = read(id, 'fence', 'finished_at')
   return fence .. '.' .. (died_at or '')
@@ -197,6 +203,7 @@ local function forget(id)
   redis.call('DEL', key('job', id), key('ticks', id), unpack(companions(id)))
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
+  redis.call('ZREM', index('unheard'), id)
   redis.call('ZREM', index('leases'), id)
   redis.call('ZREM', index('due'), id)
   redis.call('ZREM', index('all'), id)
@@ -272,6 +279,7 @@ end
 local function unfinish(id)
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
+  redis.call('ZREM', index('unheard'), id)
   forget_death(id)
   redis.call('PERSIST', key('job', id))
   for _, name in ipairs(companions(id)) do

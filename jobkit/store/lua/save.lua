@@ -27,6 +27,7 @@ if seq > run.seq then
   while parent and parent ~= '' do
     if resolve_failures(parent, ARGV[9]) then
       finish(parent, 'PARTIAL', 'SUCCEEDED', at, 'reason', RESOLVED)
+      leave_unheard(parent, at)
       event(parent, 'resolved', at, 'SUCCEEDED', id)
     end
     parent = read(parent, 'replay_of')

@@ -6,6 +6,7 @@
 -- ARGV[4] checkpoint
 -- ARGV[5] progress
 -- ARGV[6] reason
+-- ARGV[7] tell
 -- Returns the state after it, or 'lost'.
 local id = ARGV[1]
 local run, state, held = owned(id, ARGV[2])
@@ -19,5 +20,8 @@ finish(
   id, 'RUNNING', to, at, 'checkpoint', ARGV[4], 'progress', ARGV[5],
   'position', int(math.max(run.position, tonumber(ARGV[3]))), 'reason', ARGV[6]
 )
+if ARGV[7] == '1' then
+  leave_unheard(id, at)
+end
 event(id, string.lower(to), at, to, ARGV[6], ARGV[5])
 return to

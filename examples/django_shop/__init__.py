@@ -1,0 +1,1 @@
+"""A Django page that starts a change of prices, and shows how far it is."""

@@ -1,0 +1,1 @@
+"""A page that starts a sync of orders, and shows how far it is."""

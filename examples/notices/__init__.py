@@ -1,0 +1,1 @@
+"""What tells people and other programs that a job has ended."""

@@ -11,7 +11,7 @@ from django.urls import path
 from django.utils.http import urlencode
 
 from examples.django_shop.tasks import change_prices, kit
-from jobkit.web import Tokens, views
+from jobkit.web import Tokens, wsgi
 
 PERCENTS = (5, 10, -20)
 
@@ -46,8 +46,8 @@ def job(request: HttpRequest, job_id: str) -> HttpResponse:
     if tokens.scope(request.GET.get("token", ""), job_id) is None:
         return HttpResponse(status=404)
     known = request.headers.get("If-None-Match", "")
-    status, body, headers = views.status(kit.jobs, job_id, if_none_match=known)
-    text = "" if body is None else views.dumps(body)
+    status, body, headers = wsgi.status(kit.jobs, job_id, if_none_match=known)
+    text = "" if body is None else wsgi.dumps(body)
     return HttpResponse(text, "application/json", status, headers=headers)
 
 

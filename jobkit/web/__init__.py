@@ -7,7 +7,7 @@
     tokens = Tokens(settings.JOB_TOKEN_SECRET)
     app.mount("/-", jobs_app(kit, authorize=may_see, tokens=tokens))
 
-For Flask and other WSGI frameworks ``jobkit.web.views`` has the same as plain
+For Flask and other WSGI frameworks ``jobkit.web.wsgi`` has the same as plain
 functions. It needs the extra ``web``.
 """
 

@@ -1,16 +1,4 @@
-"""The answers of the web API as plain functions, for Flask, Django and the rest.
-
-Each returns a status, a JSON-able body (None for an empty one) and headers. They
-ask nobody for permission: the view that calls them does. There is no push here;
-the element polls::
-
-    @app.get("/jobs/<job_id>")
-    def job(job_id):
-        check_that_it_is_theirs(job_id)
-        known = request.headers.get("If-None-Match", "")
-        body, status, headers = views.status(kit.jobs, job_id, if_none_match=known).flask
-        return body, status, headers
-"""
+"""The answers of the web API: a status, a body for JSON, and headers."""
 
 from __future__ import annotations
 

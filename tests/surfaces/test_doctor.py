@@ -67,7 +67,7 @@ def test_what_partitions_take_from_unique_jobs_is_told(make_fleet: MakeFleet) ->
 
     finding = examined(fleet)["unique jobs"]
     assert finding.level == "warning"
-    assert "t.newest, t.next_up, t.raising and 1 more" in finding.found
+    assert "t.newest, t.next_up, t.raising and 3 more" in finding.found
 
 
 def test_in_one_partition_jobs_are_unique_however_enqueued(

@@ -20,7 +20,7 @@ from jobkit import Client, Job, SettingsError, State, StoreUnavailable
 from jobkit.job import ErrorInfo, Message, NewJob, Progress
 from jobkit.store.base import Failure, Snapshot
 from jobkit.store.redis import RedisStore
-from jobkit.web import Showing, Tokens, jobs_app, views
+from jobkit.web import Showing, Tokens, jobs_app, wsgi
 from tests.servers import ValkeyServer
 from tests.store.lives import dead, enqueued, message, rewrite, running, started
 from tests.surfaces.sites import raw, served
@@ -664,25 +664,25 @@ def test_plain_functions_say_the_same(
     store: RedisStore, client: Client, everybody: Ask
 ) -> None:
     running(store)
-    status, body, headers = views.status(client, "job", scope="act")
+    status, body, headers = wsgi.status(client, "job", scope="act")
 
     answer = everybody("/jobs/job")
     assert (status, body) == (200, answer.json())
     assert headers["ETag"] == answer.headers["etag"]
-    known = views.status(client, "job", scope="act", if_none_match=headers["ETag"])
+    known = wsgi.status(client, "job", scope="act", if_none_match=headers["ETag"])
     assert known.flask == ("", 304, {**headers})
-    assert views.status(client, "none").status == 404
-    assert views.status(client, "\udcff").status == 404
-    assert views.progress(client, "job").body == everybody("/progress/job/").json()
+    assert wsgi.status(client, "none").status == 404
+    assert wsgi.status(client, "\udcff").status == 404
+    assert wsgi.progress(client, "job").body == everybody("/progress/job/").json()
 
 
 def test_plain_functions_steer(store: RedisStore, client: Client) -> None:
     running(store)
-    body, status, _ = views.act(client, "job", "pause", actor="ada").flask
+    body, status, _ = wsgi.act(client, "job", "pause", actor="ada").flask
     assert (status, body["asked"]) == (200, "pause")
-    assert views.act(client, "job", "explode").status == 404
+    assert wsgi.act(client, "job", "explode").status == 404
     nowhere = Client(f"redis://127.0.0.1:{free_port()}/0")
     with pytest.raises(StoreUnavailable):
         nowhere.get("job")
-    away = views.act(nowhere, "job", "cancel")
+    away = wsgi.act(nowhere, "job", "cancel")
     assert (away.status, away.headers["Retry-After"]) == (503, "5")

@@ -17,7 +17,7 @@ from jobkit import Client
 from jobkit.job import Progress
 from jobkit.store.base import Snapshot
 from jobkit.store.redis import RedisStore
-from jobkit.web import views
+from jobkit.web import wsgi
 from tests.servers import ValkeyServer
 from tests.store.lives import LEASE, enqueued, failure, rewrite, running
 
@@ -74,7 +74,7 @@ def documents(store: RedisStore) -> dict[str, dict[str, Any]]:
     halfway = partial(begun, store)
 
     def note(name: str) -> None:
-        body = views.progress(Client(store), name).body
+        body = wsgi.progress(Client(store), name).body
         assert body
         told[name] = body
 

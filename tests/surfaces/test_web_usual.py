@@ -12,7 +12,7 @@ import pytest
 from jobkit import Client, clock
 from jobkit.statistics import REMEMBERED
 from jobkit.store.redis import RedisStore
-from jobkit.web import Showing, jobs_app, views
+from jobkit.web import Showing, jobs_app, wsgi
 from tests.servers import ValkeyServer
 from tests.store.lives import (
     enqueued,
@@ -91,9 +91,9 @@ def test_views_without_a_framework_know_it_too(
     took(store, 100)
     enqueued(store)
 
-    body: Any = views.status(client, "job").body
+    body: Any = wsgi.status(client, "job").body
     assert body["presentation"] == "stages"
-    body = views.act(client, "job", "pause").body
+    body = wsgi.act(client, "job", "pause").body
     assert body["presentation"] == "stages"
 
 
@@ -102,7 +102,7 @@ def test_what_the_project_says_counts_more(store: RedisStore, client: Client) ->
     enqueued(store)
     own = Showing(usual_seconds=lambda _: 10.0)
 
-    body: Any = views.status(client, "job", showing=own).body
+    body: Any = wsgi.status(client, "job", showing=own).body
     assert body["presentation"] == "bar"
     with served(jobs_app(client, public=True, showing=own)) as site:
         assert shown(site) == "bar"

@@ -39,7 +39,7 @@ from jobkit.job import ErrorInfo, Message, StopRequest
 from jobkit.run import CurrentJob
 from jobkit.signals import job_dead
 from jobkit.store.base import Store
-from jobkit.web import Showing, Tokens, jobs_app, views
+from jobkit.web import Showing, Tokens, jobs_app, wsgi
 
 app = Celery("shop", broker="redis://localhost/0", backend="redis://localhost/1")
 app.conf.jobkit_lease_seconds = 30
@@ -227,7 +227,7 @@ def show_on_web_pages(jobs: Client) -> None:
     assert_type(jobs_app(jobs, authorize=may_see, tokens=tokens), Starlette)
     assert_type(jobs_app(JobKit(app), authorize=lambda *_: "read"), Starlette)
     jobs_app(jobs, public=True, showing=Showing(usual_seconds=lambda _: None))
-    status, body, headers = views.status(jobs, "id", if_none_match="x")
+    status, body, headers = wsgi.status(jobs, "id", if_none_match="x")
     assert_type(status, int)
     assert_type(body, dict[str, Any] | None)
     assert_type(headers, Mapping[str, str])

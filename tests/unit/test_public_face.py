@@ -22,7 +22,7 @@ from jobkit.job import SCHEMA, StopRequest
 from jobkit.run import CurrentJob
 from jobkit.store.keys import Keys
 from jobkit.verdicts import Verdict
-from jobkit.web import views
+from jobkit.web import wsgi
 
 ALL = """
 Bulk Cancelled Client CodecError DependencyDown Drained DuplicateJob Event Interrupted
@@ -48,12 +48,12 @@ def test_what_its_web_surface_exports() -> None:
         "sign": "(job_id, scope='read', *, seconds=86400.0)",
         "scope": "(token, job_id)",
     }
-    assert signature(views.status) == (
+    assert signature(wsgi.status) == (
         "(jobs, job_id, *, scope='read', showing=Showing(details=False, "
         "usual_seconds=None), if_none_match='')"
     )
-    assert signature(views.act).startswith("(jobs, job_id, action, *, actor='web', ")
-    assert signature(views.progress).startswith("(jobs, job_id, *, showing=")
+    assert signature(wsgi.act).startswith("(jobs, job_id, action, *, actor='web', ")
+    assert signature(wsgi.progress).startswith("(jobs, job_id, *, showing=")
 
 
 # -- methods

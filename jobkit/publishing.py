@@ -197,6 +197,7 @@ def from_request(app: Celery, task: Any, request: Any) -> Message:
     }
     custom.pop(GENERATION, None)
     custom = without_death(custom)
+    hard, soft = request.timelimit or (None, None)
     made = app.amqp.create_task_message(
         request.id,
         task.name,
@@ -210,8 +211,8 @@ def from_request(app: Celery, task: Any, request: Any) -> Message:
         callbacks=request.callbacks,
         errbacks=request.errbacks,
         reply_to=request.reply_to,
-        time_limit=request.time_limit,
-        soft_time_limit=request.soft_time_limit,
+        time_limit=hard,
+        soft_time_limit=soft,
         root_id=request.root_id,
         parent_id=request.parent_id,
         shadow=request.shadow,

@@ -21,6 +21,7 @@ from jobkit.statistics import in_words
 
 try:
     from rich.console import Group
+    from rich.constrain import Constrain
     from rich.live import Live
     from rich.progress_bar import ProgressBar
     from rich.text import Text
@@ -32,6 +33,9 @@ DEAD, PARTIAL, INTERRUPTED = 1, 3, 130
 
 BAR = 24
 """Columns of a bar."""
+
+ECHO = len("^C")
+"""Columns that stay free: where Ctrl-C's echo began a line, the table would slip."""
 
 MOST = 20
 """Running jobs that ``top`` shows."""
@@ -142,9 +146,11 @@ def _in_a_line(job: Job) -> str:
 
 def _show_bars(celery: Any, looks: Iterable[list[Job]]) -> list[Job]:
     jobs: list[Job] = []
-    with Live(console=terminal.console(celery), auto_refresh=False) as live:
+    where = terminal.console(celery)
+    with Live(console=where, auto_refresh=False) as live:
         for jobs in looks:
-            live.update(_bars(jobs), refresh=True)
+            shown = Constrain(_bars(jobs), where.width - ECHO)
+            live.update(shown, refresh=True)
     return jobs
 
 

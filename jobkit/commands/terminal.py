@@ -37,9 +37,6 @@ WIDE = 200
 NARROW = 110
 """Columns of a terminal below which a table leaves out what matters least."""
 
-FIRM = ("id", "job", "state", "left", "attempt", "age")
-"""Columns of a table that are cut last: names are to be copied, words to be read."""
-
 SPANS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 COLOURS = {
@@ -287,10 +284,14 @@ def print_table(
 def table_of(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> Table:
     """A table of cells, which are texts or what rich can show."""
     table = Table(*names, box=None, pad_edge=False)
-    for place, name in enumerate(names):
-        table.columns[place].no_wrap = place == 0 or name in FIRM
     for line in lines:
         table.add_row(*map(_cell, line))
+    table.columns[0].no_wrap = True
+    for column in table.columns:
+        if column.header == "state":
+            column.no_wrap = not any(" " in str(cell) for cell in column.cells)
+        if column.header == "task":
+            column.overflow = "fold"
     return table
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from click.testing import CliRunner
 
 from jobkit import State
 from jobkit.commands import jobs as commands
-from jobkit.commands import main
-from jobkit.job import Progress
+from jobkit.commands import live, main
+from jobkit.job import Job, Progress
 from jobkit.store.base import Snapshot
 from jobkit.store.slots import Claim
 from tests.servers import ValkeyServer
@@ -383,6 +384,17 @@ def test_a_watch_waits_for_a_store_that_restarts(
         assert "SUCCEEDED" in read()
 
 
+def test_a_watch_tells_only_what_is_new(fleet: Fleet) -> None:
+    job = fleet.jobs.get(begun(fleet))
+    further = replace(job, progress=replace(job.progress, percent=42.0))
+    said: list[Job] = []
+
+    last = live._tell_changes([[job], [job], [further]], said.append)
+
+    assert said == [job, further]
+    assert last == [further]
+
+
 def test_ctrl_c_ends_a_watch_of_lines(fleet: Fleet) -> None:
     job_id = begun(fleet)
     with piped(fleet, "watch", job_id) as (process, read):
@@ -468,14 +480,32 @@ def test_in_a_terminal_a_bar_moves_and_ctrl_c_leaves_the_job_alone(
     assert fleet.jobs.get(job_id).request is None
 
 
+def test_a_watch_in_a_narrow_terminal_is_whole_and_has_room_for_the_echo_of_ctrl_c(
+    fleet: Fleet,
+) -> None:
+    over = fleet.send("stroll_limited", "berlin", 5, 0.1).id
+    fleet.jobs.cancel(over)
+    with terminal(fleet, "watch", begun(fleet), over, columns=80) as (process, read):
+        wait_until(lambda: "━" in read(), "it is up")
+        lines = ANSI.sub("", read()).splitlines()
+        assert 60 < max(map(len, lines)) <= 78
+        assert any("CANCELLED" in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+
+
 def test_a_narrow_terminal_shows_states_whole(fleet: Fleet) -> None:
-    ids = [fleet.send("add", 1, 2, countdown=1000).id, begun(fleet)]
+    ids = [
+        fleet.send("stroll_limited", "berlin", 5, 0.1, countdown=1000).id,
+        begun(fleet),
+    ]
     with terminal(fleet, "list", columns=80) as (process, read):
         assert process.wait(timeout=20) == 0
         shown = ANSI.sub("", read())
         header, *_ = shown.splitlines()
         assert header.split() == ["id", "task", "state", "progress", "left"]
         assert "SCHEDULED" in shown
+        assert "…" not in shown
         assert "59 s" in shown
         assert all(job_id in shown for job_id in ids)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -36,7 +37,12 @@ for _command in (
 @click.option(
     "--partitions", type=click.IntRange(min=1), default=1, help="As in the settings."
 )
-@click.option("--no-color", is_flag=True, envvar="NO_COLOR", help="Without colours.")
+@click.option(
+    "--no-color",
+    is_flag=True,
+    default=lambda: bool(os.environ.get("NO_COLOR")),  # whatever it says: no-color.org
+    help="Without colours.",
+)
 @click.version_option(package_name="celery-jobkit")
 @click.pass_context
 def main(

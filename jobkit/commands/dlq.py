@@ -10,6 +10,7 @@ import click
 
 from jobkit import showing
 from jobkit.bulk import Bulk
+from jobkit.client import Client
 from jobkit.commands.jobs import show
 from jobkit.commands.terminal import (
     Guarded,
@@ -19,6 +20,9 @@ from jobkit.commands.terminal import (
     clean,
     client_for,
     filters_in,
+    found,
+    kit_for,
+    of_queue,
     one_by_one,
     options,
     paged,
@@ -31,7 +35,7 @@ from jobkit.job import Job
 
 filtered = options(
     click.option("--task", help="Only those of this task."),
-    click.option("--queue", help="Only those of this queue."),
+    of_queue,
     click.option("--owner", help="Only those of this owner."),
     click.option("--dead-letter-queue", help="Only those under this name."),
     click.option("--error", help="Only those with an error of this class."),
@@ -61,19 +65,13 @@ def list_(
     celery: Any, /, limit: int, after: str, *, as_json: bool, **given: Any
 ) -> None:
     """Show the dead letters, the last to die first."""
-    client, filters = client_for(celery), {**filters_in(given), "state": "DEAD"}
-    found: list[Job] = []
-    more = True
-    while more and len(found) < limit:
-        page = client.list(after=after or None, limit=limit - len(found), **filters)
-        found += page.items
-        more, after = page.next is not None, page.next or ""
+    jobs, after = found(client_for(celery), given, ["DEAD"], after, limit)
     if as_json:
-        items = [showing.dead_letter(job) for job in found]
+        items = [showing.dead_letter(job) for job in jobs]
         print_json({"items": items, "next": after or None})
         return
-    print_table(celery, ("id", "task", "died", "reason", "error"), map(_row, found))
-    click.echo(f"{_number(len(found))}.{f' More: --after {after}' if after else ''}")
+    print_table(celery, ("id", "task", "died", "reason", "error"), map(_row, jobs))
+    click.echo(f"{_number(len(jobs))}.{f' More: --after {after}' if after else ''}")
 
 
 dlq.add_command(show)
@@ -90,14 +88,15 @@ def replay(celery: Any, /, job_ids: Sequence[str], mode: str, **given: Any) -> N
     With --all a job of its own does it, in a worker; it is shown, watched and
     cancelled as any other. Ends with 1 when something was refused.
     """
-    client, act = client_for(celery), words_in(given)
+    act = words_in(given)
     if _chosen(job_ids, given):
+        replay = client_for(celery).replay
         one_by_one(
             *(given, job_ids, "replayed"),
-            lambda i: client.replay(i, mode, **act),  # type: ignore[arg-type]
+            lambda i: _done(replay(i, mode, **act)),  # type: ignore[arg-type]
         )
     else:
-        run = client.replay_all
+        run = _for_bulk(celery, given).replay_all
         _all(given, "Replay", lambda **more: run(mode, **more, **act))  # type: ignore[arg-type]
 
 
@@ -107,12 +106,12 @@ def replay(celery: Any, /, job_ids: Sequence[str], mode: str, **given: Any) -> N
 @click.pass_obj
 def discard(celery: Any, /, job_ids: Sequence[str], **given: Any) -> None:
     """Give dead jobs up: some by their ids, or with --all those that match."""
-    client, act = client_for(celery), words_in(given)
+    act = words_in(given)
     if _chosen(job_ids, given):
-        discard = client.discard
+        discard = client_for(celery).discard
         one_by_one(given, job_ids, "discarded", lambda i: discard(i, **act))
     else:
-        run = client.discard_all
+        run = _for_bulk(celery, given).discard_all
         _all(given, "Discard", lambda **more: run(**more, **act))
 
 
@@ -161,6 +160,15 @@ def failures(celery: Any, job_id: str) -> None:
     """Print the failed items of a job as CSV."""
     for line in client_for(celery).failures_csv(job_id):
         click.echo(line, nl=False)
+
+
+def _done(_: str) -> None:
+    """It is done: the job that will run is the one that was named."""
+
+
+def _for_bulk(celery: Any, given: dict[str, Any]) -> Client:
+    """A client for many: it enqueues a job, unless it only tells what it would do."""
+    return client_for(celery) if given["dry_run"] else kit_for(celery).jobs
 
 
 def _chosen(job_ids: Sequence[str], given: dict[str, Any]) -> bool:

@@ -14,7 +14,8 @@ from jobkit.commands.terminal import (
     at,
     clean,
     client_for,
-    filters_in,
+    found,
+    of_queue,
     one_by_one,
     options,
     paged,
@@ -31,15 +32,24 @@ from jobkit.store.slots import LimitState
 
 COLUMNS = ("id", "task", "state", "progress", "left", "attempt", "queue", "age")
 
+NARROW = COLUMNS.index("left") + 1
+"""Columns that a narrow terminal has."""
+
 LIMITS = ("key", "limit", "running", "let go", "waiting")
 
 
 _states = click.Choice([*map(str, State)], case_sensitive=False)
 
 filtered = options(
-    click.option("--state", type=_states, help="Only those in this state."),
+    click.option(
+        "--state",
+        "states",
+        type=_states,
+        multiple=True,
+        help="Only those in this state; of several, one after the other.",
+    ),
     click.option("--task", help="Only those of this task."),
-    click.option("--queue", help="Only those of this queue."),
+    of_queue,
     click.option("--owner", help="Only those of this owner."),
     click.option("--error", help="Only those with an error of this class."),
     click.option(
@@ -57,18 +67,24 @@ job_ids = click.argument("job_ids", nargs=-1, required=True)
 @options(filtered, paged, as_json)
 @click.pass_obj
 def list_(
-    celery: Any, /, limit: int, after: str | None, *, as_json: bool, **given: Any
+    celery: Any,
+    /,
+    limit: int,
+    after: str,
+    states: Sequence[str],
+    *,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Show jobs, the newest first."""
-    client = client_for(celery)
-    page = client.list(after=after, limit=limit, **filters_in(given))
+    jobs, after = found(client_for(celery), given, states, after, limit)
     if as_json:
-        items = [showing.row(job) for job in page.items]
-        print_json({"items": items, "next": page.next})
+        items = [showing.row(job) for job in jobs]
+        print_json({"items": items, "next": after or None})
         return
-    print_table(celery, COLUMNS, map(row_of, page.items))
-    more = f" More: --after {page.next}" if page.next else ""
-    click.echo(f"{_number(len(page.items), 'job')}.{more}")
+    print_table(celery, COLUMNS, map(row_of, jobs), narrow=NARROW)
+    more = f" More: --after {after}" if after else ""
+    click.echo(f"{_number(len(jobs), 'job')}.{more}")
 
 
 @click.command()
@@ -107,8 +123,8 @@ def cancel(celery: Any, /, job_ids: Sequence[str], **given: Any) -> None:
     Ends with 1 when one of them had ended before, or is not there.
     """
     client, act = client_for(celery), words_in(given)
-    ask = _asked(client.cancel, client.get, act)
-    one_by_one(given, job_ids, "cancelled", ask)
+    ask = _asked(client.cancel, client.get, act, State.CANCELLED)
+    one_by_one(given, job_ids, "cancelled", ask, asks=True)
 
 
 @click.command()
@@ -117,7 +133,8 @@ def cancel(celery: Any, /, job_ids: Sequence[str], **given: Any) -> None:
 def pause(celery: Any, /, job_ids: Sequence[str], **given: Any) -> None:
     """Let jobs stop at their next item, and wait until they are resumed."""
     client, act = client_for(celery), words_in(given)
-    one_by_one(given, job_ids, "paused", _asked(client.pause, client.get, act))
+    ask = _asked(client.pause, client.get, act, State.PAUSED)
+    one_by_one(given, job_ids, "paused", ask, asks=True)
 
 
 @click.command()
@@ -130,12 +147,16 @@ def resume(celery: Any, /, job_ids: Sequence[str], **given: Any) -> None:
 
 
 def _asked(
-    ask: Callable[..., bool], get: Callable[[str], Job], words: dict[str, Any]
-) -> Callable[[str], None]:
-    def act(job_id: str) -> None:
-        if not ask(job_id, **words):
-            state = get(job_id).state
+    ask: Callable[..., bool],
+    get: Callable[[str], Job],
+    words: dict[str, Any],
+    wanted: State,
+) -> Callable[[str], str]:
+    def act(job_id: str) -> str:
+        taken, state = ask(job_id, **words), get(job_id).state
+        if not taken:
             raise NotAllowed(f"Job {job_id!r} had ended before: it is {state}.", state)
+        return "" if state is wanted else "is asked: it stops at its next item"
 
     return act
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -12,14 +12,16 @@ import click
 from jobkit import clock, showing
 from jobkit.client import Client
 from jobkit.commands import terminal
-from jobkit.commands.jobs import COLUMNS, left, row_of, state_of
+from jobkit.commands.jobs import COLUMNS, NARROW, left, row_of, state_of
 from jobkit.commands.terminal import as_json, clean, client_for, print_json, print_table
+from jobkit.errors import StoreUnavailable
 from jobkit.job import Job
 from jobkit.states import State
 from jobkit.statistics import in_words
 
 try:
     from rich.console import Group
+    from rich.constrain import Constrain
     from rich.live import Live
     from rich.progress_bar import ProgressBar
     from rich.text import Text
@@ -32,8 +34,14 @@ DEAD, PARTIAL, INTERRUPTED = 1, 3, 130
 BAR = 24
 """Columns of a bar."""
 
+ECHO = len("^C")
+"""Columns that stay free: where Ctrl-C's echo began a line, the table would slip."""
+
 MOST = 20
 """Running jobs that ``top`` shows."""
+
+PATIENCE = 60.0
+"""Seconds for which a store may be away that has answered before."""
 
 seconds = click.option(
     "--interval",
@@ -46,24 +54,35 @@ seconds = click.option(
 @click.command()
 @click.argument("job_ids", nargs=-1, required=True)
 @seconds
+@click.option(
+    "--json", "as_json", is_flag=True, help="A JSON document for each change, a line."
+)
 @click.pass_obj
-def watch(celery: Any, job_ids: Sequence[str], interval: float) -> None:
+def watch(
+    celery: Any, job_ids: Sequence[str], interval: float, *, as_json: bool
+) -> None:
     """Watch jobs until all of them have ended.
 
-    With a bar for each; where no terminal is, with a line for each change. Ends with 0
+    With a bar for each; where no terminal is, with a line for each change. A store that
+    is away for less than a minute is waited for. Ends with 0
     when all have succeeded, with 1 when one is DEAD or CANCELLED, with 3 when
     one is PARTIAL, and with 130 by Ctrl-C, which does nothing to the jobs.
     """
     client, names = client_for(celery), dict.fromkeys(job_ids)
     seen = _looks(client, names, interval)
     try:
-        show = _show_bars if _is_live() else _print_changes
-        jobs = show(celery, seen)
+        jobs = _watch_with(as_json=as_json)(celery, seen)
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     code = _exit_code(job.state for job in jobs)
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _watch_with(*, as_json: bool) -> Callable[[Any, Iterable[list[Job]]], list[Job]]:
+    if as_json:
+        return _print_documents
+    return _show_bars if _is_live() else _print_lines
 
 
 def _looks(
@@ -74,8 +93,20 @@ def _looks(
     yield jobs
     while not all(job.state.finished for job in jobs):
         time.sleep(interval)
-        jobs = [job if job.state.finished else client.get(job.id) for job in jobs]
+        jobs = _look_again(client, jobs, interval)
         yield jobs
+
+
+def _look_again(client: Client, jobs: Sequence[Job], interval: float) -> list[Job]:
+    """The jobs now; a store that restarts must not look like the end of a job."""
+    until = clock.monotonic() + PATIENCE
+    while True:
+        try:
+            return [job if job.state.finished else client.get(job.id) for job in jobs]
+        except StoreUnavailable:
+            if clock.monotonic() > until:
+                raise
+            time.sleep(interval)
 
 
 def _exit_code(states: Iterable[State]) -> int:
@@ -85,15 +116,26 @@ def _exit_code(states: Iterable[State]) -> int:
     return PARTIAL if State.PARTIAL in ends else 0
 
 
-def _print_changes(_: Any, looks: Iterable[list[Job]]) -> list[Job]:
+def _print_lines(_: Any, looks: Iterable[list[Job]]) -> list[Job]:
+    def tell(job: Job) -> None:
+        click.echo(clean(f"{job.id}  {_in_a_line(job)}".replace("\n", " ")))
+
+    return _tell_changes(looks, tell)
+
+
+def _print_documents(_: Any, looks: Iterable[list[Job]]) -> list[Job]:
+    return _tell_changes(looks, lambda job: print_json(showing.row(job)))
+
+
+def _tell_changes(looks: Iterable[list[Job]], tell: Callable[[Job], None]) -> list[Job]:
     said: dict[str, str] = {}
     jobs: list[Job] = []
     for jobs in looks:
         for job in jobs:
-            line = f"{job.id}  {_in_a_line(job)}"
+            line = _in_a_line(job)
             if said.get(job.id) != line:
                 said[job.id] = line
-                click.echo(clean(line.replace("\n", " ")))
+                tell(job)
     return jobs
 
 
@@ -104,9 +146,11 @@ def _in_a_line(job: Job) -> str:
 
 def _show_bars(celery: Any, looks: Iterable[list[Job]]) -> list[Job]:
     jobs: list[Job] = []
-    with Live(console=terminal.console(celery), auto_refresh=False) as live:
+    where = terminal.console(celery)
+    with Live(console=where, auto_refresh=False) as live:
         for jobs in looks:
-            live.update(_bars(jobs), refresh=True)
+            shown = Constrain(_bars(jobs), where.width - ECHO)
+            live.update(shown, refresh=True)
     return jobs
 
 
@@ -192,20 +236,28 @@ def _print_overview(celery: Any, client: Client) -> None:
     ):
         if rows:
             click.echo()
-            print_table(celery, names, rows)
+            print_table(celery, names, rows, narrow=NARROW)
 
 
 def _show_overview(celery: Any, client: Client, interval: float) -> None:
     where = terminal.console(celery)
     with Live(console=where, screen=True, auto_refresh=False) as live:
+        live.update(_overview(client), refresh=True)
         while True:
-            live.update(_overview(client), refresh=True)
             time.sleep(interval)
+            try:
+                shown = _overview(client)
+            except StoreUnavailable as error:  # it may come back, as it was there
+                shown = Text(f"{_now()}  {error}")
+            live.update(shown, refresh=True)
+
+
+def _now() -> str:
+    return f"{clock.from_milliseconds(round(clock.wall() * 1000)).astimezone():%X}"
 
 
 def _overview(client: Client) -> Any:
-    now = f"{clock.from_milliseconds(round(clock.wall() * 1000)).astimezone():%X}"
-    parts: list[Any] = [Text(f"{now}  {_counted(client)}"), Text()]
+    parts: list[Any] = [Text(f"{_now()}  {_counted(client)}"), Text()]
     jobs, queues = _running(client), _queues(client)
     if jobs:
         parts += [_bars(jobs), Text()]

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -19,6 +20,7 @@ from jobkit import clock
 from jobkit.client import Client
 from jobkit.errors import JobkitError
 from jobkit.filters import Filters
+from jobkit.job import Job
 from jobkit.kit import JobKit
 from jobkit.task import kit_of
 
@@ -31,6 +33,9 @@ except ImportError:  # the extra `cli`: without it there are plain lines
 
 WIDE = 200
 """Columns of a table that no terminal shows, as in a pipe or a log."""
+
+NARROW = 110
+"""Columns of a terminal below which a table leaves out what matters least."""
 
 SPANS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -133,6 +138,23 @@ paged = options(
     click.option("--after", help="Go on behind an earlier list."),
 )
 
+
+def _queues(ctx: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The names of queues that a shell completes; none where no store is to be asked."""
+    given = ctx.find_root().params  # the group is not run: it has made no client
+    if not given.get("url"):
+        return []
+    alone = Alone(given["url"], given["prefix"], given["partitions"], no_color=True)
+    with suppress(JobkitError):
+        queues = {row.queue for row in alone.client.backlog()}
+        return sorted(name for name in queues if name and name.startswith(begun))
+    return []
+
+
+of_queue = click.option(
+    "--queue", shell_complete=_queues, help="Only those of this queue."
+)
+
 told = options(
     click.option("--reason", default="", help="Why, for the history of each job."),
     click.option("--actor", default="", help="Who; by default, who you are here."),
@@ -145,28 +167,67 @@ def filters_in(given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in names if given.get(name) is not None}
 
 
+def found(
+    client: Client, given: dict[str, Any], states: Iterable[str], after: str, limit: int
+) -> tuple[list[Job], str]:
+    """Jobs up to a limit, however short the pages are, and where to go on.
+
+    Those of several states come one state after the other, as each has an index of its
+    own: the place where to go on then begins with the state.
+    """
+    left: list[str | None] = [*dict.fromkeys(states)] or [None]
+    several = len(left) > 1
+    if several and after:
+        state, _, after = after.partition(":")
+        if state not in left:
+            raise click.BadParameter("It is of a list of other states.")
+        left = left[left.index(state) :]
+    jobs: list[Job] = []
+    while left and len(jobs) < limit:
+        page = client.list(
+            **{**filters_in(given), "state": left[0]},
+            after=after or None,
+            limit=limit - len(jobs),
+        )
+        jobs += page.items
+        after = page.next or ""
+        if not after:
+            left = left[1:]
+    return jobs, f"{left[0]}:{after}" if several and left else after
+
+
 def words_in(given: dict[str, Any]) -> dict[str, Any]:
     """Why, and who, of what a command was given."""
     return {"reason": given["reason"], "actor": given["actor"] or getpass.getuser()}
 
 
 def one_by_one(
-    given: dict[str, Any], names: Iterable[str], what: str, act: Callable[[str], Any]
+    given: dict[str, Any],
+    names: Iterable[str],
+    what: str,
+    act: Callable[[str], str | None],
+    *,
+    asks: bool = False,
 ) -> None:
-    """Do something with each, tell of each, and end with 1 if one was refused."""
-    done, refused = [], []
+    """Do something with each, tell of each, and end with 1 if one was refused.
+
+    Where ``asks`` is set, ``act`` may return words for what has not happened yet, but
+    is asked for.
+    """
+    done: dict[str, str] = {}
+    refused = []
     for name in names:
         try:
-            act(name)
+            done[name] = act(name) or ""
         except JobkitError as error:
             refused.append({"id": name, "why": str(error)})
-        else:
-            done.append(name)
     if given["as_json"]:
-        print_json({what.replace(" ", "_"): done, "refused": refused})
+        happened = [name for name in done if not done[name]]
+        asked = {"asked": [name for name in done if done[name]]} if asks else {}
+        print_json({what: happened, **asked, "refused": refused})
     else:
-        for name in done:
-            click.echo(f"{clean(name)} {what}.")
+        for name, yet in done.items():
+            click.echo(f"{clean(name)} {yet or what}.")
         for one in refused:
             click.echo(f"Error: {clean(one['why'])}", err=True)
     if refused:
@@ -199,24 +260,38 @@ def _iso(value: Any) -> str:
 
 
 def print_table(
-    celery: Any, names: Sequence[str], rows: Iterable[Sequence[str]]
+    celery: Any,
+    names: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    narrow: int | None = None,
 ) -> None:
-    """A table for people; without rich, cells between tabs."""
+    """A table for people; without rich, cells between tabs.
+
+    A narrow terminal has the first columns alone, ``narrow`` of them.
+    """
     lines = [[" ".join(clean(cell).split()) for cell in row] for row in rows]
     if Console is None:
         for line in lines:
             click.echo("\t".join(line))
         return
+    where = console(celery)
+    if where.width < NARROW:
+        names, lines = names[:narrow], [line[:narrow] for line in lines]
     if lines:
-        console(celery).print(table_of(names, lines))
+        where.print(table_of(names, lines))
 
 
 def table_of(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> Table:
     """A table of cells, which are texts or what rich can show."""
     table = Table(*names, box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
     for line in lines:
         table.add_row(*map(_cell, line))
+    table.columns[0].no_wrap = True
+    for column in table.columns:
+        if column.header == "state":
+            column.no_wrap = not any(" " in str(cell) for cell in column.cells)
+        if column.header == "task":
+            column.overflow = "fold"
     return table
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from click.testing import CliRunner
 
 from jobkit import State
 from jobkit.commands import jobs as commands
-from jobkit.commands import main
-from jobkit.job import Progress
+from jobkit.commands import live, main
+from jobkit.job import Job, Progress
 from jobkit.store.base import Snapshot
 from jobkit.store.slots import Claim
 from tests.servers import ValkeyServer
@@ -30,6 +32,8 @@ from tests.worker.promises import backend_writes_here
 from tests.worker.setup import VARIABLE
 
 pytestmark = backend_writes_here
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 EVIL = "a\x1b[31m[b]red[/b]\n<b>"
 
@@ -91,6 +95,7 @@ def test_jobs_are_chosen_and_listed_page_by_page(fleet: Fleet) -> None:
         return [job["id"] for job in page["items"]]
 
     assert found("--state", "running") == [running]
+    assert found("--state", "queued", "--state", "RUNNING") == [*ids[::-1], running]
     assert found("--task", "t.add", "--since", "1h") == ids[::-1]
     assert found("--until", "1h") == []
     first = told(do(fleet, "list", "--json", "--limit", "2"))
@@ -102,6 +107,38 @@ def test_jobs_are_chosen_and_listed_page_by_page(fleet: Fleet) -> None:
     assert "More: --after " in do(fleet, "list", "--limit", "2").stdout
     (job,) = told(do(fleet, "list", "--json", "--state", "RUNNING"))["items"]
     assert job["progress"]["percent"] == 41.0
+
+
+def test_several_states_are_listed_page_by_page(fleet: Fleet) -> None:
+    ids = [fleet.send("add", 1, 2).id for _ in range(3)]
+    wanted = ("list", "--json", "--state", "RUNNING", "--state", "QUEUED")
+    expected, after, seen = [begun(fleet), *ids[::-1]], "", []
+    for _ in range(8):
+        page = told(do(fleet, *wanted, "--limit", "2", "--after", after))
+        seen += [job["id"] for job in page["items"]]
+        if not (after := page["next"]):
+            break
+        assert len(page["items"]) == 2
+
+    assert seen == expected
+    other = do(fleet, "list", "--state", "DEAD", "--state", "PAUSED", "--after", "x:y")
+    assert "a list of other states" in refused(other, 2)
+
+
+def test_a_list_is_full_although_pages_of_the_store_are_short(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobkit.store.letters.LIST_BUDGET", 2)
+    wanted = [fleet.send("add", 1, 2).id for _ in range(2)]
+    for _ in range(5):
+        fleet.send("walk", 1)
+    chosen = ("--state", "QUEUED", "--task", "t.add")
+    assert fleet.jobs.list(state="QUEUED", task="t.add").items == ()
+
+    page = told(do(fleet, "list", "--json", *chosen))
+
+    assert [job["id"] for job in page["items"]] == wanted[::-1]
+    assert page["next"] is None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +172,8 @@ def test_jobs_are_cancelled_with_a_reason_and_an_actor(fleet: Fleet) -> None:
 
     done = do(fleet, "cancel", first, second, "--reason", "no more", "--actor", "eve")
 
-    assert done.stdout == f"{first} cancelled.\n{second} cancelled.\n"
+    asked = "is asked: it stops at its next item"
+    assert done.stdout == f"{first} cancelled.\n{second} {asked}.\n"
     assert (done.returncode, done.stderr) == (0, "")
     assert fleet.jobs.get(first).state is State.CANCELLED
     request = fleet.jobs.get(second).request
@@ -150,7 +188,7 @@ def test_what_cannot_be_cancelled_is_told_and_the_others_are(fleet: Fleet) -> No
     done = do(fleet, "cancel", first, "nobody", second, "--json")
 
     told_ = json.loads(done.stdout)
-    assert (done.returncode, told_["cancelled"]) == (1, [second])
+    assert (done.returncode, told_["cancelled"], told_["asked"]) == (1, [second], [])
     assert [one["id"] for one in told_["refused"]] == [first, "nobody"]
     assert "had ended before: it is SUCCEEDED" in told_["refused"][0]["why"]
     assert "had ended before" in refused(do(fleet, "pause", first))
@@ -158,6 +196,8 @@ def test_what_cannot_be_cancelled_is_told_and_the_others_are(fleet: Fleet) -> No
 
 def test_a_job_is_paused_and_resumed(fleet: Fleet) -> None:
     job_id = fleet.send("add", 1, 2).id
+    running = begun(fleet)
+    assert told(do(fleet, "pause", running, "--json"))["asked"] == [running]
     assert do(fleet, "pause", job_id).stdout == f"{job_id} paused.\n"
     assert fleet.jobs.get(job_id).state is State.PAUSED
     assert do(fleet, "resume", job_id).stdout == f"{job_id} resumed.\n"
@@ -196,6 +236,21 @@ def test_what_needs_the_app_says_so(fleet: Fleet, command: str) -> None:
     assert f"celery -A proj jobs {command}" in said
 
 
+def test_many_dead_letters_want_the_app_but_may_be_counted_without(
+    fleet: Fleet,
+) -> None:
+    for command in ("replay", "discard"):
+        many = ("dlq", command, "--all", "--everything")
+        said = refused(alone(fleet, *many, "--yes"), 2)
+        assert f"celery -A proj dlq {command}" in said
+        assert alone(fleet, *many, "--dry-run").stdout == "no dead letters.\n"
+
+
+@pytest.mark.parametrize("value", ["1", "yep", "0"])
+def test_colours_are_left_out_where_no_color_is_set(fleet: Fleet, value: str) -> None:
+    assert alone(fleet, "jobs", "list", NO_COLOR=value).stdout == "no jobs.\n"
+
+
 def test_the_store_may_be_named_by_the_environment(fleet: Fleet) -> None:
     env = {"JOBKIT_STORE": fleet.setup.store}
     done = CliRunner().invoke(main, ["jobs", "list"], env=env)
@@ -225,21 +280,40 @@ def test_a_store_that_is_not_there_is_an_error_in_a_line(url: str, said: str) ->
     assert "secret" not in done.stderr
 
 
-def test_a_shell_completes_states() -> None:
-    env = {
-        **os.environ,
-        "COMP_WORDS": "jobkit jobs list --state S",
-        "COMP_CWORD": "4",
-        "_JOBKIT_COMPLETE": "bash_complete",
-    }
+def completed(words: str, **env: str) -> list[str]:
+    """What a shell is offered for the last of some words."""
     done = subprocess.run(
         [Path(sys.executable).with_name("jobkit")],
-        env=env,
+        env={
+            **os.environ,
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+            "_JOBKIT_COMPLETE": "bash_complete",
+            **env,
+        },
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stdout.upper().split() == ["PLAIN,SCHEDULED", "PLAIN,SUCCEEDED"]
+    assert (done.returncode, done.stderr) == (0, "")
+    return [line.removeprefix("plain,") for line in done.stdout.split()]
+
+
+def test_a_shell_completes_states() -> None:
+    offered = completed("jobkit jobs list --state S")
+    assert [word.upper() for word in offered] == ["SCHEDULED", "SUCCEEDED"]
+
+
+@pytest.mark.parametrize("command", ["jobs list", "dlq list"])
+def test_a_shell_completes_queues_as_long_as_the_store_is_there(
+    fleet: Fleet, command: str
+) -> None:
+    fleet.send("add", 1, 2)
+    words = f"jobkit --prefix {fleet.setup.name} {command} --queue fl"
+    assert completed(words, JOBKIT_STORE=fleet.setup.store) == [fleet.setup.name]
+    assert completed(words, JOBKIT_STORE="redis://127.0.0.1:1/0") == []
+    assert completed(words, JOBKIT_STORE="nonsense") == []
+    assert completed(words) == []
 
 
 # -- watching
@@ -268,14 +342,93 @@ def test_a_watch_ends_with_the_job_and_tells_how(
     assert len(lines) == len(set(lines))
 
 
+def test_a_watch_ends_with_1_when_somebody_cancels(fleet: Fleet) -> None:
+    fleet.start("a")
+    first, second = fleet.send("walk", 3000, 0.02).id, fleet.send("add", 1, 2).id
+    with piped(fleet, "watch", first, "--interval", "0.1") as (process, read):
+        wait_until(lambda: "RUNNING  import" in read(), "it tells of the run")
+        assert told(do(fleet, "cancel", first, second, "--json")) == {
+            "cancelled": [second],
+            "asked": [first],
+            "refused": [],
+        }
+        assert process.wait(timeout=20) == 1
+        assert "CANCELLED" in read().splitlines()[-1]
+
+
+def test_a_watch_tells_programs_of_each_change(fleet: Fleet) -> None:
+    job_id = fleet.send("walk", 30).id
+    fleet.start("a")
+
+    done = jobs(fleet, "watch", job_id, "--interval", "0.1", "--json")
+
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert {row["id"] for row in rows} == {job_id}
+    assert (rows[-1]["state"], rows[-1]["progress"]["percent"]) == ("SUCCEEDED", 100.0)
+
+
+def test_a_watch_waits_for_a_store_that_restarts(
+    make_fleet: MakeFleet, valkey_server: ValkeyServer
+) -> None:
+    fleet = make_fleet(store=valkey_server.database_url(0))
+    job_id = begun(fleet)
+    with piped(fleet, "watch", job_id, "--interval", "0.1") as (process, read):
+        wait_until(lambda: "41 %" in read(), "it is up")
+        valkey_server.kill()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)  # some looks long
+        valkey_server.start()
+        fleet.store.succeed(job_id, 1, Snapshot(1000, "", Progress(1000, 1000)))
+        assert process.wait(timeout=20) == 0
+        assert "SUCCEEDED" in read()
+
+
+def test_a_watch_tells_only_what_is_new(fleet: Fleet) -> None:
+    job = fleet.jobs.get(begun(fleet))
+    further = replace(job, progress=replace(job.progress, percent=42.0))
+    said: list[Job] = []
+
+    last = live._tell_changes([[job], [job], [further]], said.append)
+
+    assert said == [job, further]
+    assert last == [further]
+
+
+def test_ctrl_c_ends_a_watch_of_lines(fleet: Fleet) -> None:
+    job_id = begun(fleet)
+    with piped(fleet, "watch", job_id) as (process, read):
+        wait_until(lambda: "41 %" in read(), "it is up")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert len(read().splitlines()) == 1
+
+
 def test_a_watch_of_nobody_is_an_error_in_a_line(fleet: Fleet) -> None:
     assert "No job 'nobody'" in refused(do(fleet, "watch", "nobody"))
 
 
 @contextmanager
-def terminal(fleet: Fleet, *arguments: str) -> Iterator[tuple[Any, Any]]:
+def terminal(
+    fleet: Fleet, *arguments: str, columns: int = 160
+) -> Iterator[tuple[Any, Any]]:
     """A command with a terminal, and what reads all that it has shown so far."""
-    master, slave = pty.openpty()
+    with shown_to(*pty.openpty(), fleet, *arguments, columns=columns) as both:
+        yield both
+
+
+@contextmanager
+def piped(fleet: Fleet, *arguments: str) -> Iterator[tuple[Any, Any]]:
+    """A command without a terminal, and what reads all that it has said so far."""
+    with shown_to(*os.pipe(), fleet, *arguments) as both:
+        yield both
+
+
+@contextmanager
+def shown_to(
+    master: int, slave: int, fleet: Fleet, *arguments: str, columns: int = 160
+) -> Iterator[tuple[Any, Any]]:
+    """A command that writes to one end, and what reads from the other one."""
     shown = bytearray()
     command = [*(sys.executable, "-m", "celery", "-A", "tests.worker.app"), "jobs"]
     process = subprocess.Popen(
@@ -285,9 +438,9 @@ def terminal(fleet: Fleet, *arguments: str) -> Iterator[tuple[Any, Any]]:
             **os.environ,
             VARIABLE: fleet.setup.encode(),
             "TERM": "xterm",
-            "COLUMNS": "160",
+            "COLUMNS": str(columns),
         },
-        stdin=slave,
+        stdin=slave if os.isatty(slave) else subprocess.DEVNULL,
         stdout=slave,
         stderr=slave,
         start_new_session=True,
@@ -325,6 +478,66 @@ def test_in_a_terminal_a_bar_moves_and_ctrl_c_leaves_the_job_alone(
         assert process.wait(timeout=20) == 130
         assert "Traceback" not in read()
     assert fleet.jobs.get(job_id).request is None
+
+
+def test_a_watch_in_a_narrow_terminal_is_whole_and_has_room_for_the_echo_of_ctrl_c(
+    fleet: Fleet,
+) -> None:
+    over = fleet.send("stroll_limited", "berlin", 5, 0.1).id
+    fleet.jobs.cancel(over)
+    with terminal(fleet, "watch", begun(fleet), over, columns=80) as (process, read):
+        wait_until(lambda: "━" in read(), "it is up")
+        lines = ANSI.sub("", read()).splitlines()
+        assert 60 < max(map(len, lines)) <= 78
+        assert any("CANCELLED" in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+
+
+def test_a_narrow_terminal_shows_states_whole(fleet: Fleet) -> None:
+    ids = [
+        fleet.send("stroll_limited", "berlin", 5, 0.1, countdown=1000).id,
+        begun(fleet),
+    ]
+    with terminal(fleet, "list", columns=80) as (process, read):
+        assert process.wait(timeout=20) == 0
+        shown = ANSI.sub("", read())
+        header, *_ = shown.splitlines()
+        assert header.split() == ["id", "task", "state", "progress", "left"]
+        assert "SCHEDULED" in shown
+        assert "…" not in shown
+        assert "59 s" in shown
+        assert all(job_id in shown for job_id in ids)
+
+
+def test_the_overview_shows_a_worker_at_work(fleet: Fleet) -> None:
+    fleet.start("a")
+    job_id = fleet.send("walk", 3000, 0.02).id
+    fleet.wait_for(job_id, State.RUNNING)
+    waiting = fleet.send("add", 1, 2).id
+    with terminal(fleet, "top", "--interval", "0.1") as (process, read):
+        wait_until(lambda: "QUEUED 1  RUNNING 1" in read(), "it is up")
+        wait_until(lambda: "of 3,000" in read() and "━" in read(), "it has a bar")
+        assert told(do(fleet, "cancel", job_id, "--json"))["asked"] == [job_id]
+        wait_until(lambda: "CANCELLED 1" in read(), "it shows the end")
+        assert fleet.wait_for(waiting).state is State.SUCCEEDED
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+
+
+def test_the_overview_outlives_its_store(
+    make_fleet: MakeFleet, valkey_server: ValkeyServer
+) -> None:
+    fleet = make_fleet(store=valkey_server.database_url(0))
+    with terminal(fleet, "top", "--interval", "0.1") as (process, read):
+        wait_until(lambda: "There are no jobs." in read(), "it is up")
+        valkey_server.kill()
+        wait_until(lambda: "cannot be reached" in read(), "it says that it is away")
+        valkey_server.start()
+        begun(fleet)
+        wait_until(lambda: "RUNNING 1" in read(), "it goes on")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
 
 
 def test_the_overview_follows_what_runs_and_waits(fleet: Fleet) -> None:

@@ -15,7 +15,7 @@ from jobkit.job import Event, ItemFailure, Job, Message, NewJob, Page, ReplayMod
 from jobkit.limits import check_terms
 from jobkit.portable import Restored, csv_lines, export, restore
 from jobkit.states import State
-from jobkit.statistics import NEWEST, Statistics, Usual, count, newest_ended
+from jobkit.statistics import MOST, NEWEST, Statistics, Usual, count, newest_ended
 from jobkit.store.base import DEAD_LETTERED, Backlog, Store
 from jobkit.store.redis import RedisStore
 from jobkit.store.slots import LimitState
@@ -138,10 +138,10 @@ class Client:
         many do.
 
         Raises:
-            SettingsError: ``newest`` is below 1.
+            SettingsError: ``newest`` is below 1, or above 25,000.
         """
-        if newest < 1:
-            raise SettingsError(f"Of no job there are no statistics: newest={newest}.")
+        if not 1 <= newest <= MOST:
+            raise SettingsError(f"Statistics are of 1 to {MOST} jobs: newest={newest}.")
         ended = newest_ended(self.store, newest, task)
         backlog = self.store.backlog() if waiting else ()
         return count(ended, self._targets(), backlog)

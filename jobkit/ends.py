@@ -1,15 +1,16 @@
 """The ends of jobs, told to receivers of their signals: once at least.
 
 A note in the store stands until it is done, so that an end is told by another worker
-when the process that came to it dies, or has no receivers.
+when the process that came to it dies.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
+from weakref import ReferenceType
 
-from jobkit import signals
+from jobkit import clock, signals
 from jobkit.dead_letters import name_of
 from jobkit.errors import StoreError
 from jobkit.job import Job
@@ -30,7 +31,9 @@ def heard(*states: State) -> bool:
 
 
 def _receivers(state: State) -> bool:
-    return bool(SIGNALS[state].receivers)
+    # One that is held weakly, as Celery does unless told otherwise, may be gone.
+    receivers = (receiver for _, receiver in SIGNALS[state].receivers)
+    return any(not isinstance(one, ReferenceType) or one() for one in receivers)
 
 
 def told(job: Job) -> dict[str, Any]:
@@ -55,6 +58,16 @@ def tell(store: Store, job_id: str, state: State) -> None:
         job = store.get(job_id)
         if job is not None and job.state is state:
             send(store, job)
+
+
+def catch_up(store: Store, job_id: str, patience: float) -> None:
+    """Tell of an end that nobody has told of; drop it when it is older than that."""
+    job = store.get(job_id)
+    if job is None or not job.state.finished:
+        return
+    old = -clock.seconds_until(job.finished_at or job.updated_at) >= patience
+    if old or _receivers(job.state):
+        send(store, job)
 
 
 def send(store: Store, job: Job) -> None:

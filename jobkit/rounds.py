@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 from jobkit import dead_letters, ends, results, signals
 from jobkit.dead_letters import Copies
 from jobkit.dispatcher import Dispatcher
+from jobkit.errors import SchemaError
 from jobkit.job import Message, NewJob
 from jobkit.publishing import Publisher, broker_errors
 from jobkit.rescue import Rescue
@@ -75,23 +76,26 @@ class Rounds:
         A process may die, or the result backend be away, between the record's
         end and Celery's: chords would wait for ever.
         """
-        self._tell_receivers()
         untold = self.store.untold(UNTOLD_FOR)
         for released in untold:
             self.released(released)
+        self._tell_receivers()  # of what is left
         return self._count("told", len(untold))
 
     def _tell_receivers(self) -> None:
         """Send the signals of ends that no receiver has heard of.
 
-        Without receivers, others have some time for it.
+        Those without receivers here are left to others for some time.
         """
-        age = UNTOLD_FOR if ends.heard() else UNHEARD_FOR
+        age, patience = UNHEARD_FOR, 0.0
+        if ends.heard():
+            age, patience = UNTOLD_FOR, UNHEARD_FOR
         while unheard := self.store.claim_notes("unheard", age, UNTOLD_FOR):
             for end in unheard:
-                job = self.store.get(end.id)
-                if job is not None and job.state.finished:
-                    ends.send(self.store, job)
+                try:
+                    ends.catch_up(self.store, end.id, patience)
+                except SchemaError as error:  # a newer worker tells of it
+                    logger.warning("The end of job %s is not told: %s", end.id, error)
 
     def dispatch(self) -> int:
         """Publish all that is due, and copy dead letters; how many jobs were due."""

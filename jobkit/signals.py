@@ -16,12 +16,13 @@ signal               with                sent in
 ``job_recovered``    -                   the worker that takes it from a dead one
 ===================  ==================  ========================================
 
-The four that tell of an end also bring ``event_id``. They come once at least: when the
-process dies in which the job ended, or has no receivers, a worker tells of it within
-15 seconds. Who hears it twice has got the same ``event_id``. A receiver that raises has
-heard it; what must not be lost it enqueues. A replay takes an end back that nobody has
-heard of yet; discarding a dead letter sends nothing. A job whose failed items a replay has
-handled ends twice: as partial, and then as succeeded.
+The four that tell of an end also bring ``event_id``. They come once at least to
+receivers that are connected in all workers: when the process dies in which the job ended,
+a worker tells of it within 15 seconds, if one runs within the hour. Who hears it twice has
+got the same ``event_id``. A receiver that raises has heard it; what must not be lost it
+enqueues. A replay takes an end back that nobody has heard of yet; discarding a dead letter
+sends nothing. A job whose failed items a replay has handled ends twice: as partial, and
+then as succeeded.
 
 ``job_dead_letter_expiring`` (with ``expires_at``) is sent by a worker,
 ``jobkit_dead_letter_notice`` before a dead job's record goes; seldom twice.

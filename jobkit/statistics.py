@@ -27,6 +27,9 @@ PAGE = 500
 LOOKS = 50
 """Pages of a state that are looked through for the jobs of one task."""
 
+MOST = LOOKS * PAGE
+"""Ended jobs that can be counted: as many as are looked through of one state."""
+
 COUNTED = (State.SUCCEEDED, State.PARTIAL, State.DEAD)
 """The ends that say something of a task; jobs are CANCELLED by people."""
 
@@ -267,9 +270,11 @@ class Usual:
 
 def in_words(seconds: float) -> str:
     """A time as people say it: two digits, and the unit that fits."""
-    if seconds < 1:
+    if seconds < 0.9995:  # noqa: PLR2004 - what is no whole second in milliseconds
         return f"{round(seconds * 1000):g} ms"
     for unit, size, next_size in (("s", 1, 120), ("min", 60, 7_200)):
         if seconds < next_size:
             return f"{float(f'{seconds / size:.2g}'):g} {unit}"
-    return f"{seconds / 3_600:.3g} h"
+    if seconds < 172_800:  # noqa: PLR2004 - two days
+        return f"{seconds / 3_600:.3g} h"
+    return f"{seconds / 86_400:,.0f} days"

@@ -158,8 +158,9 @@ def import_(celery: Any, file: IO[bytes], *, as_json: bool) -> None:
 @click.pass_obj
 def failures(celery: Any, job_id: str) -> None:
     """Print the failed items of a job as CSV."""
+    seen = sys.stdout.isatty()
     for line in client_for(celery).failures_csv(job_id):
-        click.echo(line, nl=False)
+        click.echo(clean(line.rstrip("\r\n")) + "\n" if seen else line, nl=False)
 
 
 def _done(_: str) -> None:
@@ -201,7 +202,7 @@ def _all(given: dict[str, Any], what: str, run: Callable[..., Bulk]) -> None:
         return
     if dry_run:
         for job_id in done.ids:
-            click.echo(job_id)
+            click.echo(clean(job_id))
         left = done.count - len(done.ids)
         click.echo(f"{_number(done.count)}{f' ({left} not shown)' if left else ''}.")
     elif done.job_id:

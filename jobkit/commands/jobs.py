@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 import click
 
@@ -173,14 +174,16 @@ def list_limits(
     celery: Any, /, limit: int, after: str | None, *, as_json: bool
 ) -> None:
     """Show the limits that are in use, or were changed."""
-    page = client_for(celery).limits(after=after, limit=limit)
+    # A cursor is a key, which is made of what callers have sent.
+    page = client_for(celery).limits(after=unquote(after or ""), limit=limit)
+    following = quote(page.next) if page.next else None
     if as_json:
         names = ("key", "n", "per", "changed", "waiting", "holders", "promised")
         items = [{name: getattr(one, name) for name in names} for one in page.items]
-        print_json({"items": items, "next": page.next})
+        print_json({"items": items, "next": following})
         return
     print_table(celery, LIMITS, map(_limit_row, page.items))
-    more = f" More: --after {page.next}" if page.next else ""
+    more = f" More: --after {following}" if following else ""
     click.echo(f"{_number(len(page.items), 'limit')}.{more}")
 
 

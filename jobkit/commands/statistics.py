@@ -10,6 +10,7 @@ import click
 from jobkit.advice import advise as advice_on
 from jobkit.commands.terminal import as_json, client_for, print_json, print_table
 from jobkit.statistics import (
+    MOST,
     NEWEST,
     QueueStatistics,
     Statistics,
@@ -33,7 +34,7 @@ ADVICE = ("task", "advice", "why")
 counted = click.option(
     "--jobs",
     "newest",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST),
     default=NEWEST,
     help=f"Look at so many that ended last (default {NEWEST:,}).",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -65,7 +66,10 @@ class Guarded(click.Group):
         try:
             return super().invoke(ctx)
         except (JobkitError, OperationalError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(clean(error)) from error
+        except UnicodeEncodeError as error:
+            why = "An argument is no text in UTF-8: no job has such a name."
+            raise click.UsageError(why) from error
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,12 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
         """Read it; a wrong one is told with the option's name."""
         span = re.fullmatch(r"(\d+)([smhd])", value)
-        if span:
-            ago = int(span[1]) * SPANS[span[2]]
-            return clock.from_milliseconds(round((clock.wall() - ago) * 1000))
         try:
+            if span:
+                ago = int(span[1]) * SPANS[span[2]]
+                return clock.from_milliseconds(round((clock.wall() - ago) * 1000))
             return clock.parse(value).astimezone()
-        except ValueError:
+        except (ValueError, OverflowError, OSError):
             why = f"{value!r} is neither a time like 2026-11-24T18:00, nor 2h or 7d"
             self.fail(why, param, ctx)
 
@@ -133,7 +137,10 @@ def options(*added: Command) -> Callable[[Command], Command]:
 
 paged = options(
     click.option(
-        "--limit", type=click.IntRange(min=1), default=50, help="How many (default 50)."
+        "--limit",
+        type=click.IntRange(1, 10_000),
+        default=50,
+        help="How many (default 50).",
     ),
     click.option("--after", help="Go on behind an earlier list."),
 )
@@ -198,7 +205,14 @@ def found(
 
 def words_in(given: dict[str, Any]) -> dict[str, Any]:
     """Why, and who, of what a command was given."""
-    return {"reason": given["reason"], "actor": given["actor"] or getpass.getuser()}
+    return {"reason": given["reason"], "actor": given["actor"] or _user()}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container users need not have names
+        return f"uid {os.getuid()}"
 
 
 def one_by_one(

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from jobkit.checks import Finding
-from jobkit.commands.terminal import as_json, kit_for, print_json
+from jobkit.commands.terminal import as_json, clean, kit_for, print_json
 from jobkit.dispatcher import GRACE
 from jobkit.doctor import examine
 from jobkit.kit import JobKit
@@ -38,7 +38,7 @@ def reconcile(celery: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(_document(done))
     else:
-        click.echo(_lines(done))
+        click.echo(clean(_lines(done)))
     if done.refused:
         raise click.ClickException(
             f"The broker did not take {_number(len(done.refused), 'message')}: "
@@ -89,7 +89,7 @@ def routes(
         lines = [asdict(line) for line in found]
         print_json({"order": order, "routes": lines, "unused": unused})
     else:
-        click.echo("\n".join([*_table(found), *unused]))
+        click.echo(clean("\n".join([*_table(found), *unused])))
 
 
 def _routes(
@@ -169,9 +169,9 @@ def _id(message: Any) -> str:
 def _show(celery: Any, finding: Finding) -> None:
     colour = None if celery.no_color else COLOURS[finding.level]
     level = click.style(f"{finding.level:<8}", fg=colour)
-    click.echo(f"{level} {finding.check}: {finding.found}")
+    click.echo(f"{level} {finding.check}: {clean(finding.found)}")
     if finding.fix:
-        click.echo(f"         fix: {finding.fix}")
+        click.echo(f"         fix: {clean(finding.fix)}")
 
 
 def _summary(findings: list[Finding]) -> str:

@@ -42,7 +42,9 @@ class DeadLetters(Shelf):
                 _file(record, new, dropped, at)
                 return "filed", record.state
             record = self._known(new.id)
-            foreign = bool(record.text("foreign"))
+            # The task of one that runs has become a job since.
+            running = record.state is State.RUNNING
+            foreign = bool(record.text("foreign")) and not running
             again = record.text("dropped") == dropped.token
             if again or not (foreign or record.state is State.QUEUED):
                 return "known", record.state

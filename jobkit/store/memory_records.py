@@ -431,6 +431,7 @@ class Record:
 
     def discard(self, at: int, reason: str, detail: str) -> None:
         """Be given up, as a dead letter."""
+        self.drop("unheard")
         self.finish(State.CANCELLED, at, reason or "discarded")
         self.event("discarded", at, detail)
 

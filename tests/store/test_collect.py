@@ -98,6 +98,18 @@ def test_a_foreign_message_is_handed_back_and_forgotten(store: Store) -> None:
     assert store.next_due() is None
 
 
+def test_a_job_that_a_foreign_message_has_become_is_left_to_its_run(
+    store: Store,
+) -> None:
+    store.collect(new_job(), FOREIGN)
+    store.replay("job", "resume")
+    assert store.begin("job", "token", "w", 30).job
+    assert store.collect(new_job(), replace(LATER, foreign=True)) == (
+        *("known", State.RUNNING),
+    )
+    assert kept(store).state is State.RUNNING
+
+
 def test_a_foreign_message_that_is_given_up_again_is_dead_again(
     store: Store, clock: Clock
 ) -> None:

@@ -130,13 +130,12 @@ def test_a_repeated_ending_leaves_one_note(store: Store, clock: Clock) -> None:
     assert claimed(store) == []
 
 
-def test_a_discarded_death_is_heard_of_as_what_it_is(
-    store: Store, clock: Clock
-) -> None:
+def test_a_discarded_death_is_no_longer_told(store: Store, clock: Clock) -> None:
     buried(store, clock)
     clock.advance(1)
     store.discard("job")
-    assert claimed(store) == [Death("job", f"1.{clock.now}")]
+    clock.advance(GRACE)
+    assert claimed(store) == []
 
 
 def test_a_pruned_job_is_not_claimed(store: Store, clock: Clock) -> None:

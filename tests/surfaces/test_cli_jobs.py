@@ -142,7 +142,13 @@ def test_a_list_is_full_although_pages_of_the_store_are_short(
 
 
 @pytest.mark.parametrize(
-    "options", [["--state", "LOST"], ["--since", "soon"], ["--limit", "0"]]
+    "options",
+    [
+        ["--state", "LOST"],
+        ["--since", "soon"],
+        ["--since", "9" * 20 + "d"],
+        ["--limit", "0"],
+    ],
 )
 def test_a_wrong_choice_is_a_wrong_call(fleet: Fleet, options: list[str]) -> None:
     assert options[0] in refused(do(fleet, "list", *options), 2)
@@ -582,3 +588,32 @@ def test_an_empty_store_is_no_error(fleet: Fleet, valkey: ValkeyServer) -> None:
     assert do(fleet, "list").stdout == "no jobs.\n"
     assert do(fleet, "limit", "list").stdout == "no limits.\n"
     assert do(fleet, "top").stdout == "There are no jobs.\n"
+
+
+def test_a_limit_may_have_any_key(fleet: Fleet) -> None:
+    keys = ["a", "evil\x1b]0;pwn\x07", "z"]
+    for key in keys:
+        fleet.store.acquire(key, 1, (Claim(key, 1),), 30, 30)
+    said = do(fleet, "limit", "list", "--limit", "2").stdout
+    assert "\x1b" not in said
+    after = said.rpartition("--after ")[2].strip()
+    (last,) = told(do(fleet, "limit", "list", "--json", "--after", after))["items"]
+    assert last["key"] == "z"
+
+
+def test_an_argument_that_is_no_text_is_a_wrong_call(fleet: Fleet) -> None:
+    assert "UTF-8" in refused(do(fleet, "show", "x\udcff"), 2)
+
+
+def test_who_has_no_name_is_told_by_number(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    job_id = begun(fleet)
+    do(fleet, "cancel", job_id)
+    request = fleet.jobs.get(job_id).request
+    assert request
+    assert request.actor == f"uid {os.getuid()}"

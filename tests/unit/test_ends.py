@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery.signals import before_task_publish
 
-from jobkit import JobKit, ProgressTask, State
+from jobkit import JobKit, ProgressTask, State, clock
 from jobkit.job import Progress
 from jobkit.rounds import UNHEARD_FOR, UNTOLD_FOR, Rounds
 from jobkit.signals import job_cancelled, job_partial, job_succeeded
@@ -124,7 +124,49 @@ def test_a_process_without_receivers_leaves_an_end_to_others_for_a_while(
     assert listener.events == ["young:1.4600000"]
 
 
-def test_an_end_for_other_receivers_is_dropped(
+def test_an_end_for_other_receivers_is_left_to_them(
+    kit: JobKit, store: MemoryStore, now: Now
+) -> None:
+    now.milliseconds = round(clock.wall() * 1000)
+    other, listener = Listener(), Listener()
+    job_partial.connect(other)
+    rounds = Rounds(kit)
+    end(store)
+    now.advance(UNTOLD_FOR)
+    rounds.tell()
+
+    job_succeeded.connect(listener)
+    now.advance(UNTOLD_FOR)
+    rounds.tell()
+    assert (other.told, len(listener.told)) == ([], 1)
+
+
+def test_an_end_that_a_newer_version_wrote_holds_up_no_other(
+    kit: JobKit, store: MemoryStore, now: Now
+) -> None:
+    listener = Listener()
+    job_succeeded.connect(listener)
+    for name in ("a", "b", "c"):
+        end(store, name)
+    store._jobs["a"].fields["schema"] = "99"
+    now.advance(UNTOLD_FOR)
+    Rounds(kit).tell()
+    assert [told["job_id"] for told in listener.told] == ["b", "c"]
+
+
+def test_what_celery_and_receivers_have_not_heard_is_told_once(
+    kit: JobKit, store: MemoryStore, now: Now
+) -> None:
+    listener = Listener()
+    job_cancelled.connect(listener)
+    store.enqueue(new_job("job"), "enqueue", 300)
+    store.ask("job", "cancel", "ada", "")
+    now.advance(UNTOLD_FOR)
+    Rounds(kit).tell()
+    assert len(listener.told) == 1
+
+
+def test_an_end_for_other_receivers_is_dropped_after_an_hour(
     kit: JobKit, store: MemoryStore, now: Now
 ) -> None:
     other, listener = Listener(), Listener()

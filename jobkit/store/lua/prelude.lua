@@ -316,6 +316,7 @@ end
 -- Gives a dead job up.
 local function discard_dead(id, at, reason, detail)
   forget_death(id)
+  redis.call('ZREM', index('unheard'), id)
   finish(id, 'DEAD', 'CANCELLED', at, 'reason', reason ~= '' and reason or 'discarded')
   event(id, 'discarded', at, 'CANCELLED', detail)
 end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import click
 
@@ -31,7 +31,7 @@ from jobkit.commands.terminal import (
     told,
     words_in,
 )
-from jobkit.job import Job
+from jobkit.job import Job, ReplayMode
 
 filtered = options(
     click.option("--task", help="Only those of this task."),
@@ -79,21 +79,22 @@ dlq.add_command(show)
 
 @dlq.command()
 @click.argument("job_ids", nargs=-1)
-@click.option("--mode", type=click.Choice(["resume", "restart"]), default="resume")
+@click.option("--mode", type=click.Choice(get_args(ReplayMode)), default="resume")
 @options(in_bulk, filtered, told, as_json)
 @click.pass_obj
 def replay(celery: Any, /, job_ids: Sequence[str], mode: str, **given: Any) -> None:
     """Run dead jobs again: some by their ids, or with --all those that match.
 
-    With --all a job of its own does it, in a worker; it is shown, watched and
-    cancelled as any other. Ends with 1 when something was refused.
+    From the checkpoint, from the start, or of PARTIAL jobs the failed items, by a job
+    of their own. With --all a job of its own does it, in a worker; it is shown, watched
+    and cancelled as any other. Ends with 1 when something was refused.
     """
     act = words_in(given)
     if _chosen(job_ids, given):
         replay = client_for(celery).replay
         one_by_one(
             *(given, job_ids, "replayed"),
-            lambda i: _done(replay(i, mode, **act)),  # type: ignore[arg-type]
+            lambda i: _done(i, replay(i, mode, **act)),  # type: ignore[arg-type]
         )
     else:
         run = _for_bulk(celery, given).replay_all
@@ -163,8 +164,9 @@ def failures(celery: Any, job_id: str) -> None:
         click.echo(clean(line.rstrip("\r\n")) + "\n" if seen else line, nl=False)
 
 
-def _done(_: str) -> None:
-    """It is done: the job that will run is the one that was named."""
+def _done(job_id: str, runs: str) -> str:
+    """What to say of a replay that another job than the named one does."""
+    return "" if runs == job_id else f"replayed by job {runs}"
 
 
 def _for_bulk(celery: Any, given: dict[str, Any]) -> Client:

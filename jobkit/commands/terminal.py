@@ -225,8 +225,8 @@ def one_by_one(
 ) -> None:
     """Do something with each, tell of each, and end with 1 if one was refused.
 
-    Where ``asks`` is set, ``act`` may return words for what has not happened yet, but
-    is asked for.
+    ``act`` may return other words; where ``asks`` is set, they are for what has not
+    happened yet, but is asked for.
     """
     done: dict[str, str] = {}
     refused = []
@@ -236,12 +236,12 @@ def one_by_one(
         except JobkitError as error:
             refused.append({"id": name, "why": str(error)})
     if given["as_json"]:
-        happened = [name for name in done if not done[name]]
+        happened = [name for name in done if not (asks and done[name])]
         asked = {"asked": [name for name in done if done[name]]} if asks else {}
         print_json({what: happened, **asked, "refused": refused})
     else:
-        for name, yet in done.items():
-            click.echo(f"{clean(name)} {yet or what}.")
+        for name, other in done.items():
+            click.echo(f"{clean(name)} {other or what}.")
         for one in refused:
             click.echo(f"Error: {clean(one['why'])}", err=True)
     if refused:

@@ -244,3 +244,17 @@ def test_without_the_extra_there_are_plain_lines(
     line, summary = dlq(fleet, "list").stdout.splitlines()
     assert line.split("\t")[:2] == [job_id, "t.add"]
     assert summary == "1 dead letter."
+
+
+def test_the_failed_items_of_a_partial_job_are_replayed(fleet: Fleet) -> None:
+    job_id = str(fleet.send("sift", 5, [2]).id)
+    fleet.start("a")
+    assert fleet.wait_for(job_id).state is State.PARTIAL
+
+    said = dlq(fleet, "replay", job_id, "--mode", "failed_items").stdout
+
+    child = said.removeprefix(f"{job_id} replayed by job ").removesuffix(".\n")
+    assert fleet.wait_for(child).replay_of == job_id
+    assert "resume or restart" in refused(
+        dlq(fleet, "replay", "--all", "--everything", "--yes", "--mode", "failed_items")
+    )

@@ -16,7 +16,7 @@ class StageState:
 
     ``streak`` is how many items failed in a row, up to the last one; ``forgiven``
     is how many had failed when the job was replayed; ``ahead`` has the keys of
-    items that threads have handled beyond the cursor.
+    items that threads have handled beyond the cursor; ``seconds`` is its time in all runs.
     """
 
     current: int = 0
@@ -29,6 +29,7 @@ class StageState:
     cursor: str | None = None
     value: str | None = None
     ahead: tuple[str, ...] = ()
+    seconds: float = 0.0
 
     @property
     def ok(self) -> int:

@@ -77,6 +77,8 @@ class Run:
         self._unsaved = False
         self._used: list[str] = []
         self._open: StageRun | None = None
+        self._since: float | None = None
+        self._seconds = 0.0
         self._pace = Pace(self.saved.rate)
         self._message: str | None = None
 
@@ -217,6 +219,9 @@ class Run:
         """Make a stage the current one."""
         same = self.progress.stage == stage.name
         self._open = stage
+        # Of one that an earlier run has finished nothing more is timed.
+        self._since = None if stage.state.done else clock.monotonic()
+        self._seconds = stage.state.seconds
         self._pace = Pace(self.saved.rate if same else None)
         self._pace.measure(stage.state.current, clock.monotonic())
 
@@ -315,6 +320,9 @@ class Run:
         """Where the run is now, as the store keeps it."""
         if self._open is not None:
             self.progress = self._measure(self._open)
+            if self._since is not None:
+                seconds = self._seconds + clock.monotonic() - self._since
+                self._open.state.seconds = round(seconds, 1)
         return Snapshot(
             *(self.saved.position, self.saved.encode(), self.progress),
             failed=tuple(self.failed),

@@ -183,6 +183,7 @@ def _stage(name: str, state: StageState | None, job: Job) -> dict[str, Any]:
         "ok": progress.ok if live else state.ok,
         "failed": progress.failed if live else state.failed,
         "skipped": progress.skipped if live else state.skipped,
+        "seconds": state.seconds,
         "cursor": _cursor(state.cursor),
     }
 

@@ -103,7 +103,7 @@ def show(celery: Any, job_id: str, *, as_json: bool) -> None:
     for name, value in _facts(job, shown):
         if value:
             click.echo(f"{name + ':':<15}{clean(value)}")
-    heads = ("stage", "", "items", "ok", "failed", "skipped")
+    heads = ("stage", "", "items", "ok", "failed", "skipped", "time")
     stages = [_stage_row(stage) for stage in shown["stages"]]
     past = [(at(e.at), e.name, str(e.state), e.detail) for e in events]
     for names, rows in ((heads, stages), (("at", "event", "state", "detail"), past)):
@@ -258,7 +258,9 @@ def _facts(job: Job, shown: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _stage_row(stage: dict[str, Any]) -> tuple[str, ...]:
     total = "" if stage["total"] is None else f" of {stage['total']:,}"
     counts = (f"{stage[name]:,}" for name in ("ok", "failed", "skipped"))
-    return (stage["name"], stage["at"], f"{stage['current']:,}{total}", *counts)
+    items = f"{stage['current']:,}{total}"
+    took = in_words(stage["seconds"]) if stage["seconds"] else ""
+    return (stage["name"], stage["at"], items, *counts, took)
 
 
 def _limit_row(limit: LimitState) -> tuple[str, ...]:

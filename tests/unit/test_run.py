@@ -1097,3 +1097,28 @@ def test_the_same_run_works_on_a_real_server(valkey: ValkeyServer) -> None:
     assert (job.state, job.progress.percent) == ("SUCCEEDED", 100.0)
     assert (job.attempts, job.interruptions) == (0, 1)
     store.close()
+
+
+def test_the_time_of_a_stage_is_that_of_all_its_runs(
+    monkeypatch: pytest.MonkeyPatch, store: Watched
+) -> None:
+    time = stop_the_clock(monkeypatch)
+    run = begin(store)
+    with run.stage("count"):
+        time.advance(2.0)
+    with pytest.raises(ZeroDivisionError), run.stage("import"):
+        time.advance(3.0)
+        raise ZeroDivisionError
+    time.advance(60.0)  # until somebody goes on with it
+
+    run = begin_again(store)
+    with run.stage("count"):
+        time.advance(5.0)  # what is done already is not timed again
+    with run.stage("import"):
+        time.advance(4.5)
+
+    stages = Checkpoint.decode(kept(store).checkpoint).stages
+    assert {name: state.seconds for name, state in stages.items()} == {
+        "count": 2.0,
+        "import": 7.5,
+    }

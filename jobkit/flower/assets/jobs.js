@@ -305,6 +305,7 @@
   function stage(part) {
     const words = [items(part)];
     if (part.failed || part.skipped) words.push(`${number(part.ok)} ok, ${number(part.failed)} failed, ${number(part.skipped)} skipped`);
+    if (part.seconds) words.push(span(part.seconds));
     const percent = part.total ? (100 * part.current) / part.total : null;
     return make("li", { class: `jk-${part.at}` }, make("b", {}, part.name), " ", make("span", { class: "jk-muted" }, words.filter(Boolean).join(" · ")),
       percent === null ? null : bar(percent, part.at === "done" ? "bg-success" : ""),

@@ -42,9 +42,7 @@ class DeadLetters(Shelf):
                 _file(record, new, dropped, at)
                 return "filed", record.state
             record = self._known(new.id)
-            # The task of one that runs has become a job since.
-            running = record.state is State.RUNNING
-            foreign = bool(record.text("foreign")) and not running
+            foreign = bool(record.text("foreign"))
             again = record.text("dropped") == dropped.token
             if again or not (foreign or record.state is State.QUEUED):
                 return "known", record.state

@@ -285,7 +285,7 @@ class Record:
     def begin(self, token: str, worker: str, lease: int, at: int) -> None:
         """Start a run under the next fence."""
         self.move(State.RUNNING, at)
-        self.drop("request", "reason")
+        self.drop("request", "reason", "foreign")
         self.count("fence")
         self.count("starts")
         self.write(

@@ -179,3 +179,14 @@ def test_a_newer_record_is_left_alone(store: Store) -> None:
     rewrite(store, "job", schema="99")
     with pytest.raises(SchemaError):
         store.collect(new_job(), DROPPED)
+
+
+def test_a_run_makes_a_foreign_message_one_of_ours(store: Store) -> None:
+    store.collect(new_job(), FOREIGN)
+    store.replay("job", "resume")
+    run = store.begin("job", "token", "w", 30).job
+    assert run
+    store.interrupt("job", run.fence, "drain")
+    assert store.collect(new_job(), replace(LATER, foreign=True)) == (
+        *("queued", State.QUEUED),
+    )

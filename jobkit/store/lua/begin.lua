@@ -8,10 +8,11 @@
 -- ARGV[6] generation
 -- Returns {'run', record, the message if another one was delivered}, or {why not}.
 local id, token = ARGV[1], ARGV[2]
-local state, held, schema, position, started, fence, starts, task, generation, unique, span = read(
-  id, 'state', 'token', 'schema', 'position', 'started_at', 'fence', 'starts', 'task',
-  'generation', 'unique_key', 'unique_until'
-)
+local state, held, schema, position, started, fence, starts, task, generation, unique, span, foreign =
+  read(
+    id, 'state', 'token', 'schema', 'position', 'started_at', 'fence', 'starts', 'task',
+    'generation', 'unique_key', 'unique_until', 'foreign'
+  )
 
 local function run()
   local newer = ARGV[5] ~= '' and generation and generation ~= ARGV[6]
@@ -56,6 +57,9 @@ move(
   'started_at', started or int(at), 'lease_until', till, 'reason', ''
 )
 redis.call('ZADD', index('leases'), till, id)
+if foreign then
+  redis.call('HDEL', key('job', id), 'foreign') -- its task has become one of ours
+end
 if span == 'start' then
   drop_key(id, unique)
 end

@@ -17,9 +17,6 @@
 local id = ARGV[1]
 local state, schema, dropped, foreign, hints, fence, replays =
   read(id, 'state', 'schema', 'dropped', 'foreign', 'hints', 'fence', 'replays')
-if state == 'RUNNING' then
-  foreign = nil -- its task has become a job since
-end
 local at = now()
 if state and tonumber(schema) > SCHEMA then
   return { 'newer_schema', schema }

@@ -15,6 +15,26 @@ NOWHERE = "redis://127.0.0.1:1/0"
 MakeApp = Callable[..., Celery]
 
 
+class Now:
+    """The store's milliseconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.milliseconds = 1_000_000
+
+    def __call__(self) -> int:
+        return self.milliseconds
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.milliseconds += round(seconds * 1000)
+
+
+@pytest.fixture
+def now() -> Now:
+    """A time for a store in memory."""
+    return Now()
+
+
 @pytest.fixture
 def make_app() -> Iterator[MakeApp]:
     """Makes an app from its settings; broker and store are nowhere unless told."""

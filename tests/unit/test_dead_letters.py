@@ -19,28 +19,10 @@ from jobkit.rounds import Rounds
 from jobkit.signals import job_dead, job_dead_letter_expiring
 from jobkit.store.base import Failure, Retention
 from jobkit.store.memory import MemoryStore
-from tests.unit.conftest import MakeApp
+from tests.unit.conftest import MakeApp, Now
 from tests.unit.runs import kept, new_job
 
 DAY = 86_400
-
-
-class Now:
-    """The store's milliseconds, moved by hand."""
-
-    def __init__(self) -> None:
-        self.milliseconds = 1_000_000
-
-    def __call__(self) -> int:
-        return self.milliseconds
-
-    def advance(self, seconds: float) -> None:
-        self.milliseconds += round(seconds * 1000)
-
-
-@pytest.fixture
-def now() -> Now:
-    return Now()
 
 
 @pytest.fixture

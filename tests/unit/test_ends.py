@@ -14,26 +14,8 @@ from jobkit.rounds import UNHEARD_FOR, UNTOLD_FOR, Rounds
 from jobkit.signals import job_cancelled, job_partial, job_succeeded
 from jobkit.store.base import Snapshot
 from jobkit.store.memory import MemoryStore
-from tests.unit.conftest import MakeApp
+from tests.unit.conftest import MakeApp, Now
 from tests.unit.runs import kept, new_job
-
-
-class Now:
-    """The store's milliseconds, moved by hand."""
-
-    def __init__(self) -> None:
-        self.milliseconds = 1_000_000
-
-    def __call__(self) -> int:
-        return self.milliseconds
-
-    def advance(self, seconds: float) -> None:
-        self.milliseconds += round(seconds * 1000)
-
-
-@pytest.fixture
-def now() -> Now:
-    return Now()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from jobkit.rescue import Rescue
 from jobkit.states import State
 from jobkit.store.base import Released
 from jobkit.store.memory import MemoryStore
+from tests.unit.conftest import Now
 from tests.unit.runs import WORKER, begin, kept, new_job
 
 HINT = 300.0
@@ -29,24 +30,6 @@ class Broker:
         if self.down or message.task in self.refused:
             raise ConnectionError("no route to the broker")
         self.taken.append(message)
-
-
-class Now:
-    """The store's milliseconds, moved by hand."""
-
-    def __init__(self) -> None:
-        self.milliseconds = 1_000_000
-
-    def __call__(self) -> int:
-        return self.milliseconds
-
-    def advance(self, seconds: float) -> None:
-        self.milliseconds += round(seconds * 1000)
-
-
-@pytest.fixture
-def now() -> Now:
-    return Now()
 
 
 @pytest.fixture

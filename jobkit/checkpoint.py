@@ -173,7 +173,7 @@ class Checkpoint:
         stages = {
             name: StageState(total=state.failed)
             if state.failed
-            else replace(state, done=True)
+            else replace(state, done=True, seconds=0.0)
             for name, state in self.stages.items()
         }
         return Checkpoint(self.plan, stages)

@@ -17,7 +17,7 @@ from celery import Celery
 from celery.utils.time import maybe_make_aware
 
 from jobkit import clock, execution, results, signals
-from jobkit.errors import DuplicateJob, StoreUnavailable
+from jobkit.errors import DuplicateJob, StoreError, StoreUnavailable
 from jobkit.execution import Execution, Resend
 from jobkit.job import Message, NewJob, Unique
 from jobkit.publishing import ETA, GENERATION, Publish, broker_errors
@@ -181,7 +181,7 @@ class Entry:
             return
         if self._has_key:
             # If this is not told, a second message comes, and does no harm.
-            with suppress(StoreUnavailable):
+            with suppress(StoreError):
                 hint = kit.settings.hint_seconds
                 kit.store.published(self._id, hint, hints=0, fence=0)
 

@@ -17,6 +17,7 @@ from celery.signals import before_task_publish
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.transport.native_delayed_delivery import calculate_routing_key
+from typing_extensions import override
 
 from jobkit import (
     Client,
@@ -26,6 +27,7 @@ from jobkit import (
     ProgressTask,
     Stage,
     State,
+    StoreError,
     StoreUnavailable,
     clock,
 )
@@ -367,6 +369,28 @@ def test_an_idempotency_key_gives_the_same_job(
     assert [m["headers"]["id"] for m in messages(app, queue)] == [first.id, other.id]
     assert len(jobs(app).list().items) == 2
     assert uuid.UUID(first.id).version == 5
+
+
+class Full(MemoryStore):
+    """A store that takes no word of a message any more."""
+
+    @override
+    def published(self, job_id: str, hint: float, **known: Any) -> None:
+        raise StoreError("OOM command not allowed")
+
+
+def test_a_job_is_enqueued_although_the_store_hears_no_more_of_it(
+    make_app: MakeApp, queue: str
+) -> None:
+    app = make_app(broker_url=MEMORY, task_default_queue=queue)
+    JobKit(app, store=Full())
+
+    @app.task(base=ProgressTask, name="full", shared=False)
+    def full() -> None:
+        pass
+
+    result: Any = full.apply_async(idempotency_key="order-17")
+    assert [m["headers"]["id"] for m in messages(app, queue)] == [result.id]
 
 
 def test_keys_of_different_tasks_do_not_meet(app: Celery, sync: Any) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks import tasks
 from jobkit import JobKit, ProgressTask
 from jobkit.job import NewJob, Progress
-from jobkit.store.base import Snapshot
+from jobkit.store.values import Snapshot
 from tests.servers import ValkeyServer
 from tests.waiting import wait_until
 

@@ -14,7 +14,8 @@ from jobkit.errors import NotAllowed, SettingsError
 from jobkit.filters import Wanted
 from jobkit.job import Job
 from jobkit.states import State
-from jobkit.store.base import BulkAct, Store
+from jobkit.store.base import Store
+from jobkit.store.values import BulkAct
 
 REPLAY_ALL, DISCARD_ALL = "jobkit.replay_all", "jobkit.discard_all"
 """The names of the tasks, which every app with jobkit has."""

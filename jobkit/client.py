@@ -16,9 +16,10 @@ from jobkit.limits import check_terms
 from jobkit.portable import Restored, csv_lines, export, restore
 from jobkit.states import State
 from jobkit.statistics import MOST, NEWEST, Statistics, Usual, count, newest_ended
-from jobkit.store.base import DEAD_LETTERED, Backlog, Store
+from jobkit.store.base import Store
 from jobkit.store.redis import RedisStore
 from jobkit.store.slots import LimitState
+from jobkit.store.values import DEAD_LETTERED, Backlog
 
 IDLE = 30.0
 """Seconds without news after which a watcher looks whether the job is over."""

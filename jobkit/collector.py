@@ -14,7 +14,7 @@ from kombu.serialization import prepare_accept_content
 from jobkit.errors import StoreUnavailable
 from jobkit.job import ErrorInfo, Message, NewJob
 from jobkit.publishing import broker_errors, received, to_context
-from jobkit.store.base import DEAD_LETTERED, Dropped
+from jobkit.store.values import DEAD_LETTERED, Dropped
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit

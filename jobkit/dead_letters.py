@@ -15,7 +15,8 @@ from jobkit import clock
 from jobkit.errors import JobNotFound, StoreUnavailable
 from jobkit.job import Job, Message
 from jobkit.publishing import COPIED, broker_errors
-from jobkit.store.base import Death, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Death
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from jobkit.errors import CodecError
 from jobkit.job import Message
-from jobkit.store.base import Due, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Due
 
 logger = logging.getLogger(__name__)
 

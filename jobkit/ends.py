@@ -15,7 +15,8 @@ from jobkit.dead_letters import name_of
 from jobkit.errors import StoreError
 from jobkit.job import Job
 from jobkit.states import State
-from jobkit.store.base import Death, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Death
 
 SIGNALS = {
     State.SUCCEEDED: signals.job_succeeded,

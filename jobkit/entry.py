@@ -22,8 +22,8 @@ from jobkit.execution import Execution, Resend
 from jobkit.job import Message, NewJob, Unique
 from jobkit.publishing import ETA, GENERATION, Publish, broker_errors
 from jobkit.recording import record, unique_of
-from jobkit.store.base import DUPLICATE, Entered
 from jobkit.store.slots import Claim
+from jobkit.store.values import DUPLICATE, Entered
 
 if TYPE_CHECKING:
     from jobkit.task import JobTask

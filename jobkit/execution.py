@@ -32,8 +32,9 @@ from jobkit.results import forget_progress, hand_over, meta, mirror
 from jobkit.retry import Budgets, Decision, RetryPolicy, decide
 from jobkit.run import Run
 from jobkit.states import State
-from jobkit.store.base import REPLACED, Failure, InterruptKind, Store
+from jobkit.store.base import Store
 from jobkit.store.slots import Claim
+from jobkit.store.values import REPLACED, Failure, InterruptKind
 from jobkit.verdicts import Verdict, classify
 
 if TYPE_CHECKING:

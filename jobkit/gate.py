@@ -27,8 +27,9 @@ from jobkit.recording import adopt
 from jobkit.retry import Budgets
 from jobkit.run import Run
 from jobkit.states import State
-from jobkit.store.base import Start, Store
+from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
+from jobkit.store.values import Start
 
 if TYPE_CHECKING:
     from jobkit.task import JobTask

@@ -29,9 +29,10 @@ from jobkit.recording import adopt
 from jobkit.retry import RetryPolicy
 from jobkit.settings import Settings, store_url
 from jobkit.states import State
-from jobkit.store.base import Retention, Store
+from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Retention
 from jobkit.task import JobTask, ProgressTask
 from jobkit.turns import Turns
 from jobkit.worker import JobStep

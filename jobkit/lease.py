@@ -19,7 +19,8 @@ from jobkit.errors import (
     Yielded,
 )
 from jobkit.job import StopRequest
-from jobkit.store.base import Kept, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Kept
 
 logger = logging.getLogger(__name__)
 

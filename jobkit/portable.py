@@ -17,7 +17,8 @@ from jobkit.filters import Wanted
 from jobkit.job import Event, ItemFailure, Job, Progress, check_schema
 from jobkit.states import State
 from jobkit.store import replies
-from jobkit.store.base import Letter, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Letter
 
 FORMAT = "jobkit.dead_letter"
 VERSION = 1

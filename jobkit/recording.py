@@ -14,7 +14,8 @@ from kombu.exceptions import KombuError
 from jobkit.errors import CodecError, SettingsError
 from jobkit.job import Message, NewJob, Unique
 from jobkit.publishing import body_of, sent, with_arguments
-from jobkit.store.base import Amended, Entered, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Amended, Entered
 
 if TYPE_CHECKING:
     from jobkit.task import JobTask

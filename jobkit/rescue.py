@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 
 from jobkit.states import State
-from jobkit.store.base import Released, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Released
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from jobkit.job import Message, NewJob
 from jobkit.publishing import Publisher, broker_errors
 from jobkit.rescue import Rescue
 from jobkit.states import State
-from jobkit.store.base import Dropped, Released
+from jobkit.store.values import Dropped, Released
 from jobkit.turns import Turns
 
 if TYPE_CHECKING:

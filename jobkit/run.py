@@ -16,7 +16,7 @@ from jobkit.job import FailedItem, ItemFailure, Job, Progress
 from jobkit.lease import Lease
 from jobkit.progress import Measured, Pace, Plan, Stage, progress, total_of
 from jobkit.skip import Skipping
-from jobkit.store.base import Snapshot
+from jobkit.store.values import Snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from jobkit import clock
 from jobkit.errors import StoreError
 from jobkit.job import Job
 from jobkit.states import State
-from jobkit.store.base import RESOLVED, Backlog, Store
+from jobkit.store.base import Store
+from jobkit.store.values import RESOLVED, Backlog
 
 NEWEST = 2_000
 """Ended jobs that are counted, if nothing else is said: the last to end."""

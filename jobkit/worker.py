@@ -32,7 +32,7 @@ from jobkit.recording import adopt
 from jobkit.results import show_pending
 from jobkit.rounds import Rounds, announce
 from jobkit.states import State
-from jobkit.store.base import Failure
+from jobkit.store.values import Failure
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit

@@ -14,7 +14,7 @@ from jobkit.errors import JobkitError
 from jobkit.flower.reading import Reader
 from jobkit.showing import in_words
 from jobkit.states import State
-from jobkit.store.base import BACKLOG_STATES, Backlog
+from jobkit.store.values import BACKLOG_STATES, Backlog
 
 logger = logging.getLogger(__name__)
 

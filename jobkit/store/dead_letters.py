@@ -9,8 +9,8 @@ from jobkit.codec import dumps
 from jobkit.job import NewJob
 from jobkit.states import State
 from jobkit.store import replies, scripts
-from jobkit.store.base import Collected, Death, Dropped, Note
 from jobkit.store.server import Server
+from jobkit.store.values import Collected, Death, Dropped, Note
 
 
 class DeadLetters(Server):

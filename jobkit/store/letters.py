@@ -10,8 +10,8 @@ from jobkit import clock
 from jobkit.filters import Filters, Wanted
 from jobkit.job import Event, Job, Page
 from jobkit.store import paging, replies, scripts
-from jobkit.store.base import LEDGER_KEPT, BulkAct, Letter
 from jobkit.store.server import Server
+from jobkit.store.values import LEDGER_KEPT, BulkAct, Letter
 
 LIST_BUDGET = 2_000
 """Index entries that one page may look at, in all partitions together."""

@@ -14,18 +14,6 @@ from jobkit.job import (
     check_schema,
 )
 from jobkit.states import State
-from jobkit.store.base import (
-    LEASE_EXPIRED,
-    Amended,
-    Due,
-    Entered,
-    Failure,
-    InterruptKind,
-    Kept,
-    Released,
-    Snapshot,
-    Start,
-)
 from jobkit.store.memory_dead_letters import DeadLetters
 from jobkit.store.memory_letters import Letters
 from jobkit.store.memory_records import (
@@ -45,6 +33,18 @@ from jobkit.store.memory_unique import (
     is_free,
     take_key,
     written,
+)
+from jobkit.store.values import (
+    LEASE_EXPIRED,
+    Amended,
+    Due,
+    Entered,
+    Failure,
+    InterruptKind,
+    Kept,
+    Released,
+    Snapshot,
+    Start,
 )
 
 _DUE_STATES = frozenset({State.SCHEDULED, State.QUEUED, State.BLOCKED, State.RETRYING})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from jobkit.job import SCHEMA, NewJob
 from jobkit.states import State
-from jobkit.store.base import Collected, Death, Dropped, Note
 from jobkit.store.memory_records import HINT_CAP, Record, milliseconds
 from jobkit.store.memory_shelf import Shelf
+from jobkit.store.values import Collected, Death, Dropped, Note
 
 
 class DeadLetters(Shelf):

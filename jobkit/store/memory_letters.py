@@ -10,10 +10,10 @@ from jobkit.errors import StoreError
 from jobkit.filters import Filters, Wanted
 from jobkit.job import Job, Page
 from jobkit.states import State
-from jobkit.store.base import BulkAct, Letter
 from jobkit.store.memory_records import Record, said
 from jobkit.store.memory_shelf import Shelf
 from jobkit.store.memory_unique import take_key, written
+from jobkit.store.values import BulkAct, Letter
 
 
 class Letters(Shelf):

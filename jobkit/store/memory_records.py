@@ -23,7 +23,7 @@ from jobkit.job import (
     StopRequest,
 )
 from jobkit.states import State
-from jobkit.store.base import (
+from jobkit.store.values import (
     BLOCKED_FOR,
     EVENTS_KEPT,
     LEDGER_KEPT,

@@ -14,16 +14,10 @@ from jobkit import clock
 from jobkit.errors import DuplicateJob, JobNotFound
 from jobkit.job import Event, ItemFailure, Job, Page, Unique, check_schema
 from jobkit.states import State
-from jobkit.store.base import (
-    BACKLOG_STATES,
-    ENDS,
-    Backlog,
-    News,
-    Retention,
-    watching,
-)
+from jobkit.store.base import watching
 from jobkit.store.memory_records import Record, milliseconds
 from jobkit.store.memory_unique import holds, written
+from jobkit.store.values import BACKLOG_STATES, ENDS, Backlog, News, Retention
 
 _NUMBER = re.compile(r"\d{1,16}", re.ASCII)
 

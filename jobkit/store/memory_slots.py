@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jobkit.job import Page
-from jobkit.store.base import Retention
 from jobkit.store.memory_lines import LOOK_AGAIN, STEPS, Lines, Place
 from jobkit.store.memory_records import milliseconds
 from jobkit.store.memory_shelf import Shelf, wall
 from jobkit.store.slots import Admission, Claim, LimitState, Turns, name_of
+from jobkit.store.values import Retention
 
 
 class MemorySlots(Shelf):

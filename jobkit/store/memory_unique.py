@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jobkit.job import NewJob, Unique
 from jobkit.states import State
-from jobkit.store.base import DUPLICATE
 from jobkit.store.memory_records import Record, milliseconds
+from jobkit.store.values import DUPLICATE
 
 
 def holds(record: Record, key: str, at: int) -> bool:

@@ -19,7 +19,11 @@ from jobkit.job import (
 )
 from jobkit.states import State
 from jobkit.store import replies, scripts, streams
-from jobkit.store.base import (
+from jobkit.store.base import watching
+from jobkit.store.dead_letters import DeadLetters
+from jobkit.store.letters import Letters
+from jobkit.store.redis_slots import RedisSlots
+from jobkit.store.values import (
     BACKLOG_STATES,
     ENDS,
     LEASE_EXPIRED,
@@ -34,11 +38,7 @@ from jobkit.store.base import (
     Released,
     Snapshot,
     Start,
-    watching,
 )
-from jobkit.store.dead_letters import DeadLetters
-from jobkit.store.letters import Letters
-from jobkit.store.redis_slots import RedisSlots
 
 
 class RedisStore(DeadLetters, Letters, RedisSlots):

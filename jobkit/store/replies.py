@@ -10,7 +10,7 @@ from jobkit import clock
 from jobkit.job import Event, ItemFailure, Job, NewJob, Page, Progress, StopRequest
 from jobkit.states import State
 from jobkit.store import scripts
-from jobkit.store.base import Backlog, Failure, Kept, Released, Snapshot
+from jobkit.store.values import Backlog, Failure, Kept, Released, Snapshot
 
 
 def ms(seconds: float) -> int:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from jobkit.job import SCHEMA
-from jobkit.store.base import (
+from jobkit.store.values import (
     BLOCKED_FOR,
     DUPLICATE,
     EVENTS_KEPT,

@@ -30,11 +30,11 @@ from jobkit.job import SCHEMA, NewJob
 from jobkit.states import State
 from jobkit.store import scripts
 from jobkit.store.address import safe_url
-from jobkit.store.base import Retention
 from jobkit.store.connection import connect
 from jobkit.store.direct import Direct
 from jobkit.store.keys import Keys
 from jobkit.store.scripts import Verb
+from jobkit.store.values import Retention
 
 UNAVAILABLE = (
     *(redis.ConnectionError, redis.TimeoutError, OSError, redis.OutOfMemoryError),

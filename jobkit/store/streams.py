@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jobkit.store import replies
-from jobkit.store.base import EVENTS_KEPT, TICKS_KEPT, News
 from jobkit.store.keys import Keys
+from jobkit.store.values import EVENTS_KEPT, TICKS_KEPT, News
 
 KEPT = (TICKS_KEPT, EVENTS_KEPT)
 """How many entries of its progress and of its history a job has at most."""

@@ -16,7 +16,7 @@ from jobkit import clock
 from jobkit.client import Client
 from jobkit.errors import JobNotFound, SchemaError, StoreError
 from jobkit.job import Job
-from jobkit.store.base import News
+from jobkit.store.values import News
 from jobkit.web.document import SAFE, Showing, after, document, is_stale, with_actions
 from jobkit.web.views import dumps
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 from jobkit import Job, State
-from jobkit.store.base import DUPLICATE
+from jobkit.store.values import DUPLICATE
 from tests.chaos.faults import (
     CRASHES,
     DRAINED,

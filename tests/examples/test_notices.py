@@ -21,8 +21,8 @@ from examples.notices import mail, webhook
 from jobkit import JobKit
 from jobkit.job import Progress
 from jobkit.signals import job_succeeded
-from jobkit.store.base import Snapshot
 from jobkit.store.memory import MemoryStore
+from jobkit.store.values import Snapshot
 from tests.examples.conftest import MakeExample
 from tests.unit.runs import new_job
 from tests.waiting import free_port, wait_until

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from typing_extensions import override
 
-from jobkit.store.base import Retention
 from jobkit.store.redis import RedisStore
 from jobkit.store.scripts import Verb
+from jobkit.store.values import Retention
 
 START = 4_102_444_800_000
 """The first of January 2100: the server must not expire keys while a test runs."""

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 import pytest
 import redis
 
-from jobkit.store.base import Retention, Store
+from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
+from jobkit.store.values import Retention
 from tests.servers import ValkeyServer
 from tests.store.clocks import Clock, ClockedRedisStore
 from tests.waiting import free_port, wait_until

@@ -1,9 +1,10 @@
 """Jobs to fill a store with, and short ways to bring one where a test needs it."""
 
 from jobkit.job import ErrorInfo, Event, Job, Message, NewJob, Progress
-from jobkit.store.base import Dropped, Failure, Snapshot, Store
+from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Dropped, Failure, Snapshot
 
 HINT = 300.0
 LEASE = 30.0

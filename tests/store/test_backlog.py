@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from jobkit.states import State
-from jobkit.store.base import Backlog, Store
+from jobkit.store.base import Store
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Backlog
 from tests.store.clocks import Clock
 from tests.store.lives import HINT, dead, enqueued, new_job, running, snapshot
 

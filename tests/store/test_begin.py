@@ -10,7 +10,8 @@ from jobkit.clock import from_milliseconds
 from jobkit.errors import SchemaError
 from jobkit.job import SCHEMA
 from jobkit.states import State
-from jobkit.store.base import Begun, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Begun
 from tests.store.clocks import Clock
 from tests.store.lives import (
     HINT,

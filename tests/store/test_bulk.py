@@ -12,7 +12,8 @@ from jobkit.clock import from_milliseconds
 from jobkit.errors import SettingsError
 from jobkit.job import ErrorInfo
 from jobkit.states import State
-from jobkit.store.base import Failure, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Failure
 from tests.store.clocks import Clock
 from tests.store.lives import (
     HINT,

@@ -14,9 +14,9 @@ from celery.signals import before_task_publish
 
 from jobkit import Client, JobKit, JobTask, State
 from jobkit.job import ErrorInfo
-from jobkit.store.base import Failure, Letter
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Failure, Letter
 from tests.servers import ValkeyServer
 from tests.store.lives import new_job
 

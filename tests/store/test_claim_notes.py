@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from jobkit.states import State
-from jobkit.store.base import Death, Note, Retention, Store
+from jobkit.store.base import Store
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Death, Note, Retention
 from tests.store.clocks import Clock
 from tests.store.conftest import RedisFactory, StoreFactory
 from tests.store.lives import (

@@ -7,7 +7,8 @@ import pytest
 from jobkit.clock import from_milliseconds
 from jobkit.errors import SchemaError
 from jobkit.states import State
-from jobkit.store.base import Dropped, Released, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Dropped, Released
 from tests.store.clocks import Clock
 from tests.store.lives import (
     CRASHED,

@@ -7,7 +7,8 @@ import pytest
 from jobkit.clock import from_milliseconds
 from jobkit.job import Progress, RequestKind
 from jobkit.states import State
-from jobkit.store.base import Released, Snapshot, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Released, Snapshot
 from tests.store.clocks import Clock
 from tests.store.lives import (
     CRASHED,

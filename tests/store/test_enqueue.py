@@ -7,7 +7,8 @@ import pytest
 from jobkit.clock import from_milliseconds
 from jobkit.job import NewJob
 from jobkit.states import State
-from jobkit.store.base import REPLACED, Store
+from jobkit.store.base import Store
+from jobkit.store.values import REPLACED
 from tests.store.clocks import Clock
 from tests.store.lives import (
     HINT,

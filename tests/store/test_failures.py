@@ -8,7 +8,8 @@ from jobkit.clock import from_milliseconds
 from jobkit.job import FailedItem, ItemFailure, NewJob
 from jobkit.states import State
 from jobkit.store import memory_records, scripts
-from jobkit.store.base import REPLACED, Snapshot, Store
+from jobkit.store.base import Store
+from jobkit.store.values import REPLACED, Snapshot
 from tests.store.clocks import Clock
 from tests.store.conftest import StoreFactory
 from tests.store.lives import (

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-from jobkit.store.base import EVENTS_KEPT, TICKS_KEPT, News, Store
+from jobkit.store.base import Store
+from jobkit.store.values import EVENTS_KEPT, TICKS_KEPT, News
 from tests.store.lives import LEASE, enqueued, running, snapshot, started
 
 IDLE = 0.02

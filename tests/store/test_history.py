@@ -4,7 +4,8 @@ from itertools import pairwise
 
 from jobkit.clock import from_milliseconds
 from jobkit.states import MOVES, State
-from jobkit.store.base import EVENTS_KEPT, Store
+from jobkit.store.base import Store
+from jobkit.store.values import EVENTS_KEPT
 from tests.store.clocks import Clock
 from tests.store.lives import dead, enqueued, names, running, snapshot, started
 

@@ -5,7 +5,8 @@ import pytest
 from jobkit.clock import from_milliseconds
 from jobkit.job import RequestKind
 from jobkit.states import State
-from jobkit.store.base import InterruptKind, Store
+from jobkit.store.base import Store
+from jobkit.store.values import InterruptKind
 from tests.store.clocks import Clock
 from tests.store.lives import (
     LEASE,

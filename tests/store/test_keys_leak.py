@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from jobkit.job import FailedItem, Unique
-from jobkit.store.base import REPLACED, Letter
 from jobkit.store.slots import Claim
+from jobkit.store.values import REPLACED, Letter
 from tests.store.clocks import Clock, ClockedRedisStore
 from tests.store.conftest import RedisFactory
 from tests.store.lives import (

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from jobkit.states import MOVES, State
-from jobkit.store.base import BLOCKED_FOR, REPLACED, Store
+from jobkit.store.base import Store
+from jobkit.store.values import BLOCKED_FOR, REPLACED
 from tests.store.clocks import Clock
 from tests.store.conftest import StoreFactory
 from tests.store.lives import (

@@ -3,7 +3,8 @@
 import pytest
 
 from jobkit.states import State
-from jobkit.store.base import Retention, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Retention
 from tests.store.clocks import Clock
 from tests.store.conftest import StoreFactory
 from tests.store.lives import (

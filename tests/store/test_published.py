@@ -4,7 +4,8 @@ import pytest
 
 from jobkit.clock import from_milliseconds
 from jobkit.states import State
-from jobkit.store.base import Due, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Due
 from tests.store.clocks import Clock
 from tests.store.lives import enqueued, failure, kept, new_job, running, started
 

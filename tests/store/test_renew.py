@@ -2,7 +2,8 @@
 
 from jobkit.clock import from_milliseconds
 from jobkit.job import StopRequest
-from jobkit.store.base import Kept, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Kept
 from tests.store.clocks import Clock
 from tests.store.lives import kept, running
 

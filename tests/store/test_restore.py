@@ -9,7 +9,8 @@ import pytest
 from jobkit.clock import from_milliseconds
 from jobkit.job import FailedItem, Job
 from jobkit.states import State
-from jobkit.store.base import Letter, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Letter
 from tests.store.clocks import Clock
 from tests.store.conftest import StoreFactory
 from tests.store.lives import (

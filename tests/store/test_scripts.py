@@ -7,8 +7,8 @@ import pytest
 import redis
 
 from jobkit.store import scripts
-from jobkit.store.base import EVENTS_KEPT, Retention
 from jobkit.store.scripts import VERBS, Verb
+from jobkit.store.values import EVENTS_KEPT, Retention
 from tests.servers import ValkeyServer
 
 every_verb = pytest.mark.parametrize("verb", VERBS, ids=[verb.name for verb in VERBS])

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from jobkit.store.base import Kept, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Kept
 from tests.store.clocks import Clock
 from tests.store.lives import (
     CRASHED,

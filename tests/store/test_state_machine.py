@@ -20,9 +20,10 @@ from typing_extensions import override
 from jobkit.errors import DuplicateJob, JobNotFound
 from jobkit.job import FailedItem, Job, Unique
 from jobkit.states import MOVES, State
-from jobkit.store.base import REPLACED, Death, Dropped, Letter, Store
+from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.memory_unique import holds
+from jobkit.store.values import REPLACED, Death, Dropped, Letter
 from tests.servers import ValkeyServer
 from tests.store.clocks import Clock, ClockedRedisStore
 from tests.store.lives import CRASHED, failure, message, new_job, snapshot

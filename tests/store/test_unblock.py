@@ -6,7 +6,8 @@ import pytest
 
 from jobkit.clock import from_milliseconds
 from jobkit.states import State
-from jobkit.store.base import BLOCKED_FOR, Store
+from jobkit.store.base import Store
+from jobkit.store.values import BLOCKED_FOR
 from tests.store.clocks import Clock
 from tests.store.lives import HINT, enqueued, kept, last_event, names, new_job, running
 

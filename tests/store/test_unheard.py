@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from jobkit.states import State
-from jobkit.store.base import Death, Store
+from jobkit.store.base import Store
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Death
 from tests.store.clocks import Clock
 from tests.store.conftest import RedisFactory
 from tests.store.lives import (

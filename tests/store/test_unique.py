@@ -10,7 +10,8 @@ from jobkit.clock import from_milliseconds
 from jobkit.errors import DuplicateJob, SettingsError
 from jobkit.job import FailedItem, Unique
 from jobkit.states import State
-from jobkit.store.base import REPLACED, Store
+from jobkit.store.base import Store
+from jobkit.store.values import REPLACED
 from tests.store.clocks import Clock
 from tests.store.conftest import RedisFactory
 from tests.store.lives import (

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from jobkit.states import State
-from jobkit.store.base import Released, Store
+from jobkit.store.base import Store
+from jobkit.store.values import Released
 from tests.store.clocks import Clock
 from tests.store.conftest import RedisFactory
 from tests.store.lives import (

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jobkit.job import Event
 from jobkit.states import State
-from jobkit.store.base import TICKS_KEPT, Store
+from jobkit.store.base import Store
+from jobkit.store.values import TICKS_KEPT
 from tests.store.lives import (
     LEASE,
     dead,

@@ -13,7 +13,7 @@ from jobkit import State
 from jobkit.clock import seconds_until
 from jobkit.dispatcher import GRACE
 from jobkit.job import Progress
-from jobkit.store.base import Snapshot
+from jobkit.store.values import Snapshot
 from tests.servers import ValkeyServer
 from tests.surfaces.conftest import MakeFleet, jobs, run
 from tests.waiting import wait_until

@@ -14,7 +14,7 @@ from jobkit import State
 from jobkit.clock import from_milliseconds, wall
 from jobkit.commands import dlq as commands
 from jobkit.job import ErrorInfo, FailedItem, Progress
-from jobkit.store.base import Failure, Snapshot
+from jobkit.store.values import Failure, Snapshot
 from tests.surfaces.conftest import Done, MakeFleet, here, refused, run, told
 from tests.worker.fleet import Fleet
 

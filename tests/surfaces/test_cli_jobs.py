@@ -22,8 +22,8 @@ from jobkit import State
 from jobkit.commands import jobs as commands
 from jobkit.commands import live, main
 from jobkit.job import Job, Progress
-from jobkit.store.base import Snapshot
 from jobkit.store.slots import Claim
+from jobkit.store.values import Snapshot
 from tests.servers import ValkeyServer
 from tests.surfaces.conftest import Done, MakeFleet, here, jobs, refused, told
 from tests.waiting import wait_until

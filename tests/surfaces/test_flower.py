@@ -14,7 +14,7 @@ from jobkit.checkpoint import Checkpoint, StageState
 from jobkit.codec import dumps
 from jobkit.job import ErrorInfo, FailedItem, Message, Progress
 from jobkit.states import State
-from jobkit.store.base import Failure, Snapshot
+from jobkit.store.values import Failure, Snapshot
 from tests.store.lives import (
     HINT,
     LEASE,

@@ -13,7 +13,7 @@ from jobkit import State
 from jobkit.checkpoint import Checkpoint, StageState
 from jobkit.codec import dumps
 from jobkit.job import ErrorInfo, FailedItem, Message, Progress
-from jobkit.store.base import Failure, Snapshot
+from jobkit.store.values import Failure, Snapshot
 from tests.browsers import chromium, shoot
 from tests.store.lives import HINT, LEASE, new_job
 from tests.surfaces.conftest import MakeFleet, MakeFlower

@@ -18,8 +18,8 @@ from starlette.routing import Mount
 
 from jobkit import Client, Job, SettingsError, State, StoreUnavailable
 from jobkit.job import ErrorInfo, Message, NewJob, Progress
-from jobkit.store.base import Failure, Snapshot
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Failure, Snapshot
 from jobkit.web import Showing, Tokens, jobs_app, wsgi
 from tests.servers import ValkeyServer
 from tests.store.lives import dead, enqueued, message, rewrite, running, started

@@ -15,8 +15,8 @@ import pytest
 
 from jobkit import Client
 from jobkit.job import Progress
-from jobkit.store.base import Snapshot
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Snapshot
 from jobkit.web import wsgi
 from tests.servers import ValkeyServer
 from tests.store.lives import LEASE, enqueued, failure, rewrite, running

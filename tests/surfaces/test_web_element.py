@@ -16,8 +16,8 @@ from starlette.routing import Mount, Route
 
 from jobkit import Client, Job
 from jobkit.job import NewJob, Progress
-from jobkit.store.base import Failure, Snapshot
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Failure, Snapshot
 from jobkit.web import jobs_app
 from tests.browsers import SHOTS, chromium
 from tests.servers import ValkeyServer

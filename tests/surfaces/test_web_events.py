@@ -21,8 +21,8 @@ from typing_extensions import override
 
 from jobkit import Client, Job
 from jobkit.job import Progress
-from jobkit.store.base import TICKS_KEPT, Snapshot
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import TICKS_KEPT, Snapshot
 from jobkit.web import hub, jobs_app, stream
 from tests.servers import ValkeyServer
 from tests.store.lives import LEASE, dead, enqueued, rewrite, running, started

@@ -15,8 +15,9 @@ from jobkit.lease import Lease
 from jobkit.progress import Plan, Stage
 from jobkit.run import Run
 from jobkit.skip import Skipping
-from jobkit.store.base import Kept, Snapshot, Store
+from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
+from jobkit.store.values import Kept, Snapshot
 
 ID = "job"
 WORKER = "w1/7"

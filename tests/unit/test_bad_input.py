@@ -28,9 +28,9 @@ from jobkit import (
     StoreError,
     StoreUnavailable,
 )
-from jobkit.store.base import Snapshot
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Snapshot
 from tests.servers import ValkeyServer
 from tests.unit.conftest import NOWHERE, MakeApp
 from tests.unit.runs import ID, WORKER, begin, new_job

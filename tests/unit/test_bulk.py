@@ -18,8 +18,8 @@ from jobkit import Client, JobKit, JobTask, NotAllowed, SettingsError, State, cl
 from jobkit.bulk import BURST, DISCARD_ALL, REPLAY_ALL, Bucket, Order
 from jobkit.filters import Wanted
 from jobkit.job import ErrorInfo, NewJob
-from jobkit.store.base import Failure
 from jobkit.store.memory import MemoryStore
+from jobkit.store.values import Failure
 from tests.unit.runs import new_job
 
 HOUR = timedelta(hours=1)

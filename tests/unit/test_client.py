@@ -22,9 +22,10 @@ from jobkit import (
     State,
 )
 from jobkit.job import ErrorInfo, NewJob
-from jobkit.store.base import Failure, Snapshot, Store
+from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Failure, Snapshot
 from tests.servers import ValkeyServer
 from tests.unit.runs import WORKER, new_job
 from tests.waiting import wait_until

@@ -17,8 +17,8 @@ from jobkit.dead_letters import BATCH, DEATH, GRACE, LONGEST, Copies, copy_of, n
 from jobkit.job import ErrorInfo, Message
 from jobkit.rounds import Rounds
 from jobkit.signals import job_dead, job_dead_letter_expiring
-from jobkit.store.base import Failure, Retention
 from jobkit.store.memory import MemoryStore
+from jobkit.store.values import Failure, Retention
 from tests.unit.conftest import MakeApp, Now
 from tests.unit.runs import kept, new_job
 

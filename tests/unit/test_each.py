@@ -23,7 +23,7 @@ from jobkit.errors import (
 )
 from jobkit.run import CurrentJob, Run
 from jobkit.skip import Skipping, SkipPolicy
-from jobkit.store.base import Failure
+from jobkit.store.values import Failure
 from tests.unit.runs import (
     CRASH,
     ID,

@@ -32,7 +32,7 @@ from jobkit.errors import (
 )
 from jobkit.run import Run
 from jobkit.skip import Skipping, SkipPolicy
-from jobkit.store.base import Failure
+from jobkit.store.values import Failure
 from tests.unit.runs import CRASH, ID, Watched, begin, kept, kill, new_job
 from tests.waiting import wait_until
 

@@ -12,8 +12,8 @@ from jobkit import JobKit, ProgressTask, State, clock
 from jobkit.job import Progress
 from jobkit.rounds import UNHEARD_FOR, UNTOLD_FOR, Rounds
 from jobkit.signals import job_cancelled, job_partial, job_succeeded
-from jobkit.store.base import Snapshot
 from jobkit.store.memory import MemoryStore
+from jobkit.store.values import Snapshot
 from tests.unit.conftest import MakeApp, Now
 from tests.unit.runs import kept, new_job
 

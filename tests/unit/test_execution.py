@@ -31,14 +31,8 @@ from jobkit.dispatcher import Dispatcher
 from jobkit.job import ErrorInfo, Message
 from jobkit.progress import Plan
 from jobkit.publishing import COPIED, to_context
-from jobkit.store.base import (
-    Failure,
-    InterruptKind,
-    Released,
-    Snapshot,
-    Start,
-)
 from jobkit.store.memory import MemoryStore
+from jobkit.store.values import Failure, InterruptKind, Released, Snapshot, Start
 from tests.unit.conftest import MakeApp
 from tests.unit.runs import CRASH
 from tests.waiting import wait_until

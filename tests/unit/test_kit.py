@@ -17,9 +17,9 @@ from jobkit import (
     SettingsError,
     State,
 )
-from jobkit.store.base import Retention
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Retention
 from jobkit.worker import JobStep
 from tests.servers import ValkeyServer
 from tests.unit.conftest import NOWHERE, MakeApp

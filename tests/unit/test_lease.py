@@ -19,8 +19,8 @@ from jobkit.drain import DrainFlag
 from jobkit.errors import Cancelled, Drained, LeaseLost, Paused, Yielded
 from jobkit.job import StopRequest
 from jobkit.lease import TICK, Keeper, Lease, Slice
-from jobkit.store.base import Kept
 from jobkit.store.slots import Claim
+from jobkit.store.values import Kept
 from tests.unit.runs import ID, Time, Watched, begin, kept, kill, stop_the_clock
 from tests.waiting import wait_until
 

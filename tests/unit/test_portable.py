@@ -13,9 +13,10 @@ import pytest
 
 from jobkit import Client, JobNotFound, Restored, State
 from jobkit.job import ErrorInfo, FailedItem, Progress
-from jobkit.store.base import Failure, Snapshot, Store
+from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Failure, Snapshot
 from tests.servers import ValkeyServer
 from tests.unit.runs import new_job
 

@@ -8,8 +8,8 @@ from jobkit.dispatcher import BATCH, GRACE, Dispatcher
 from jobkit.job import Message, NewJob
 from jobkit.rescue import Rescue
 from jobkit.states import State
-from jobkit.store.base import Released
 from jobkit.store.memory import MemoryStore
+from jobkit.store.values import Released
 from tests.unit.conftest import Now
 from tests.unit.runs import WORKER, begin, kept, new_job
 

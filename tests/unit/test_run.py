@@ -32,9 +32,9 @@ from jobkit.errors import (
 from jobkit.job import Progress
 from jobkit.progress import Stage
 from jobkit.run import CurrentJob, Run
-from jobkit.store.base import Kept, Snapshot
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Kept, Snapshot
 from tests.servers import ValkeyServer
 from tests.unit.runs import (
     ID,

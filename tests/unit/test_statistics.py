@@ -22,9 +22,10 @@ from jobkit.statistics import (
     run_seconds,
     waited_seconds,
 )
-from jobkit.store.base import Backlog, Store
+from jobkit.store.base import Store
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Backlog
 from tests.servers import ValkeyServer
 from tests.store.lives import (
     dead,

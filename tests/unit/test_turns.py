@@ -11,9 +11,9 @@ from jobkit.dispatcher import GRACE, Dispatcher
 from jobkit.errors import StoreUnavailable
 from jobkit.job import Message
 from jobkit.states import State
-from jobkit.store.base import Due
 from jobkit.store.memory import MemoryStore
 from jobkit.store.slots import Claim
+from jobkit.store.values import Due
 from jobkit.turns import Turns
 from tests.unit.runs import new_job
 

@@ -20,9 +20,9 @@ from typing_extensions import override
 from jobkit import CodecError, DuplicateJob, JobKit, JobTask, SettingsError, State
 from jobkit.job import Progress
 from jobkit.publishing import GENERATION, body_of
-from jobkit.store.base import Snapshot
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Snapshot
 from tests.servers import ValkeyServer
 from tests.unit.conftest import NOWHERE, MakeApp
 from tests.waiting import wait_until

@@ -13,7 +13,7 @@ import redis
 from jobkit import JobTask, State
 from jobkit.bulk import BURST
 from jobkit.job import ErrorInfo
-from jobkit.store.base import Failure
+from jobkit.store.values import Failure
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, FleetFactory
 from tests.worker.promises import backend_writes_here

@@ -17,7 +17,7 @@ from jobkit.collector import Collector, is_wanted
 from jobkit.job import ErrorInfo, Message
 from jobkit.publishing import COPIED
 from jobkit.rounds import Rounds
-from jobkit.store.base import Failure
+from jobkit.store.values import Failure
 from tests.servers import ValkeyServer
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, FleetFactory, new_name

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.exceptions import Ignore, Reject
 
-from jobkit import clock, signals
+from jobkit import clock, endings, signals
 from jobkit.dead_letters import bring_back, death_in
 from jobkit.errors import LeaseLost, SchemaError, SettingsError, StoreError
 from jobkit.execution import Execution
@@ -104,7 +104,7 @@ class Gate:
         try:
             claims = self._task.claims(self._request.args, self._request.kwargs)
         except SettingsError as error:
-            current.failed(error)
+            endings.failed(current, error)
             raise
         if not claims:
             return

@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.result import EagerResult
 from celery.signals import task_postrun, task_success
 
-from jobkit import execution
+from jobkit import endings, execution
 from jobkit.checkpoint import SavedStage
 from jobkit.entry import ENTERING, KEYS, Entry, asked, delay_of, with_eta
 from jobkit.errors import JobkitError, SettingsError
@@ -347,9 +347,9 @@ class JobTask(BaseTask):
         try:
             result = body(*args, **kwargs)
         except BaseException as error:
-            current.ended_by(error)
+            endings.ended_by(current, error)
             raise
-        current.returned()
+        endings.returned(current)
         return result
 
     def _directly(self, args: Any, kwargs: Any) -> Any:
@@ -360,10 +360,10 @@ class JobTask(BaseTask):
             try:
                 result = self.run(*args, **kwargs)
             except Exception as error:
-                current.failed(error)
-                current.settle("FAILURE", error)
+                endings.failed(current, error)
+                endings.settle(current, "FAILURE", error)
                 raise
-            current.settle("SUCCESS", result)
+            endings.settle(current, "SUCCESS", result)
             return result
         finally:
             self.pop_request()
@@ -391,7 +391,7 @@ class JobTask(BaseTask):
         if current is not None:
             current.replacing = True
             if self.request.is_eager:
-                current.ignored()
+                endings.ignored(current)
             elif hasattr(sig, "tasks"):  # a chain, group or chord
                 current.cede()
         return super().replace(sig, *args, **kwargs)
@@ -503,5 +503,5 @@ def settle(
     if isinstance(sender, JobTask):
         current = execution.of(sender.request)
         if current is not None:
-            current.settle(state, retval)
+            endings.settle(current, state, retval)
             execution.leave(sender.request)

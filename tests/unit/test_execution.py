@@ -124,7 +124,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait long between two tries."""
     monkeypatch.setattr("jobkit.gate.PATIENCE", 0.001)
     monkeypatch.setattr("jobkit.run.PATIENCE", 0.001)
-    monkeypatch.setattr("jobkit.execution.DRAIN_NOTICE", 0.01)
+    monkeypatch.setattr("jobkit.endings.DRAIN_NOTICE", 0.01)
 
 
 @pytest.fixture

@@ -1,0 +1,326 @@
+"""How a run ends: what an exception, a return or Celery's own part calls for."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from celery import states
+from celery.exceptions import Ignore, Reject, Retry
+
+from jobkit import clock, ends, signals
+from jobkit.errors import (
+    Cancelled,
+    DependencyDown,
+    Interrupted,
+    LeaseLost,
+    Paused,
+    SettingsError,
+    TooManyFailures,
+    Yielded,
+)
+from jobkit.execution import Execution
+from jobkit.job import ErrorInfo
+from jobkit.results import hand_over
+from jobkit.retry import Budgets, Decision, RetryPolicy, decide
+from jobkit.states import State
+from jobkit.store.values import REPLACED, Failure, InterruptKind
+from jobkit.verdicts import Verdict, classify
+
+logger = logging.getLogger(__name__)
+
+REFUSED = (SettingsError, TypeError)
+"""What Celery meets at a callback that cannot be enqueued, now or later: arguments
+that are missing or not kept, or settings that are wrong."""
+
+RESULT_AGAIN = 5.0
+"""Seconds until a job whose result was not stored goes through its end again."""
+
+DRAIN_NOTICE = 0.5
+"""Seconds by which the news of a shutdown may come after its signal."""
+
+
+def ended_by(current: Execution, error: BaseException) -> None:
+    """Do what an exception from the body calls for.
+
+    Raises what Celery has to see instead of it, if anything.
+    """
+    try:
+        _end_by(current, error)
+    except LeaseLost:  # the store was out of reach for too long
+        current.gone()
+
+
+def _end_by(current: Execution, error: BaseException) -> None:
+    match current.run.left(error):
+        case Interrupted() as stop:
+            _interrupted(current, stop)
+        case Ignore():
+            ignored(current)
+        case Reject():
+            _rejected(current, error)
+        case Retry():
+            _retried(current, error)
+        case MemoryError() as fault:
+            _out_of_memory(current, fault)
+        case Exception() as fault:
+            failed(current, fault)
+        case _:
+            _exiting(current)
+
+
+def returned(current: Execution) -> None:
+    """The body returned: well, unless it had to stop and did not.
+
+    Code that catches everything swallows an interruption; and a run that
+    lost its lease may not send callbacks. A cancel that comes now is late.
+    """
+    lost = LeaseLost("at the end") if current.run.lease.lost else None
+    stop = lost or current.run.stopped
+    if stop and not current.run.ended:
+        ended_by(current, stop)
+    current.through = True
+
+
+def _interrupted(current: Execution, stop: Interrupted) -> NoReturn:
+    """The run stopped at an item boundary."""
+    if isinstance(stop, LeaseLost):
+        current.gone()
+    kind: InterruptKind = "drain"
+    if isinstance(stop, Cancelled):
+        kind = "cancel"
+    elif isinstance(stop, Paused):
+        kind = "pause"
+    elif isinstance(stop, Yielded):
+        kind = "slice"
+    current.interrupt(kind)
+    raise Ignore(f"{type(stop).__name__}: {stop}")
+
+
+def _exiting(current: Execution) -> None:
+    """The process is being ended: hand the job over if its worker shuts down."""
+    deadline = clock.monotonic() + DRAIN_NOTICE
+    while not current.kit.drain.is_set() and clock.monotonic() < deadline:
+        time.sleep(DRAIN_NOTICE / 10)
+    if current.kit.drain.is_set() and not current.run.ended:
+        with suppress(LeaseLost, Ignore):  # the process ends all the same
+            current.run.save()
+            current.interrupt("drain")
+
+
+def failed(current: Execution, error: Exception) -> None:
+    """An error: wait and try again (raises Retry), or let it stand."""
+    if current.local and current.run.ended:  # it is its replacement's
+        return
+    decision = _decide(current, error)
+    failure = _failure(error, decision)
+    if not decision.retry:
+        current.confirm()
+        current.failure, current.reason = failure, _why(error, decision)
+        return
+    if decision.rate_limited and current.claims:
+        _slow_down(current, error)
+    current.retry(failure, decision.delay, None)
+    signals.job_retrying.send(
+        sender=current.task.name, job_id=current.id, error=error, delay=decision.delay
+    )
+    when: Any = decision.delay
+    raise Retry(exc=error, when=when, sig=_eager_again(current))
+
+
+def _slow_down(current: Execution, error: Exception) -> None:
+    """Let nobody else start under the same rates before the service wants it."""
+    verdict, wait = classify(error, current.policy.verdicts)
+    if verdict is Verdict.rate_limited and wait:
+        claims = current.claims
+        current.run.insist(lambda: current.store.slow_down(claims, wait))
+
+
+def _retried(current: Execution, retry: Any) -> None:
+    """The task asked for a retry itself, by ``self.retry`` or by raising Retry."""
+    _resent(current, retry.exc or retry)
+    if current.local and retry.sig is None:
+        retry.sig = _eager_again(current)
+
+
+def _resent(current: Execution, error: Any) -> None:
+    """Let the job wait for the retry that ``self.retry`` asked for."""
+    used = Budgets.decode(current.run.job.budgets)
+    budgets = replace(used, own=used.own + bool(current.resend)).encode()
+    info = _info(error, "retry") if isinstance(error, BaseException) else None
+    failure = Failure(info or ErrorInfo("Retry", str(error), verdict="retry"), budgets)
+    resend = current.resend
+    delay = resend.delay if resend else float(current.task.default_retry_delay)
+    message = resend.message.encode() if resend else None
+    current.retry(failure, delay, message)
+    signals.job_retrying.send(
+        sender=current.task.name, job_id=current.id, error=error, delay=delay
+    )
+
+
+def ignored(current: Execution) -> None:
+    """The task raised Ignore: it is done, or another one goes on with its id."""
+    if not current.run.ended:
+        current.succeed(REPLACED if current.replacing else "ignored")
+
+
+def _rejected(current: Execution, reject: Any) -> None:
+    """The task raised Reject: the broker has the message, or it is dead."""
+    if current.run.ended:
+        return
+    if reject.requeue:
+        current.interrupt("requeue", "rejected")
+    else:
+        failure = Failure(_info(reject, "permanent"), current.run.job.budgets)
+        current.bury(failure, "rejected")
+
+
+def _out_of_memory(current: Execution, error: MemoryError) -> None:
+    """The task ran out of memory: a crash that the process survived."""
+    if current.local:
+        failed(current, error)
+        return
+    info = _info(error, "infrastructure")
+    run = current.run
+    released = run.insist(lambda: current.store.crash(current.id, run.job.worker, info))
+    current.end(released.state if released else None)
+    if released is None:
+        current.gone()
+    if released.state is State.DEAD:
+        ends.tell(current.store, current.id, State.DEAD)
+        raise RuntimeError(f"poison: out of memory ({error})") from error
+    current.stopped(released.state)
+    raise Ignore("out of memory") from error
+
+
+def _decide(current: Execution, error: Exception) -> Decision:
+    budgets = Budgets.decode(current.run.job.budgets)
+    policy = RetryPolicy.of("never") if _final(current, error) else current.policy
+    position = current.run.saved.position
+    if isinstance(error, DependencyDown):
+        position -= error.streak
+    return decide(error, policy, budgets, position)
+
+
+def _final(current: Execution, error: Exception) -> bool:
+    # A direct call has nobody who would try again; and what self.retry
+    # raises when its own retries are used up is final, whatever it is.
+    # Eager errors that are to propagate come out as they are.
+    return (
+        current.request.called_directly
+        or error is current.given_up
+        or (current.request.is_eager and current.task.app.conf.task_eager_propagates)
+    )
+
+
+def _eager_again(current: Execution) -> Any:
+    # Celery's eager mode calls the signature in a retry at once.
+    if not current.request.is_eager:
+        return None
+    return current.task.signature_from_request(current.request)
+
+
+# -- how Celery's part ended ----------------------------------------------------
+
+
+def settle(current: Execution, state: str | None, retval: Any) -> None:
+    """End the job after Celery has sent callbacks and stored the result."""
+    try:
+        if current.run.ended:
+            current.celery_knows()
+            return
+        if not current.entered:
+            _left_before(current, state, retval)
+        _hand_over(current, state, retval)
+        again = current.resend or (current.local and isinstance(retval, Retry))
+        if state == states.SUCCESS and again:
+            _resent(current, Retry("retry without throw"))
+        elif state == states.SUCCESS and (current.stored or current.local):
+            current.succeed()
+        elif state == states.SUCCESS:
+            _not_through(current, sys.exception())
+        elif state == states.FAILURE or (current.local and current.failure):
+            # Eager errors that propagate leave Celery without a state.
+            _bury(current, retval)
+    except (LeaseLost, Ignore) as stop:
+        logger.warning("Job %s could not be ended here: %s", current.id, stop)
+    finally:
+        current.release()
+
+
+def _hand_over(current: Execution, state: str | None, retval: Any) -> None:
+    recovered = not current.local and current.run.job.recoveries > 0
+    if recovered and state in (states.SUCCESS, states.FAILURE):
+        hand_over(current.task, current.request, state, retval)
+
+
+def _left_before(current: Execution, state: str | None, retval: Any) -> None:
+    """Celery's part ended before the body began: in a ``before_start``."""
+    if state == states.IGNORED:
+        ignored(current)
+    elif state == states.REJECTED:
+        _rejected(current, retval)
+    elif state == states.RETRY:
+        _retried(current, retval)
+
+
+def _not_through(current: Execution, error: BaseException | None) -> None:
+    """The backend did not take the result: go through the checkpoint again.
+
+    Unless it is a callback that was refused, as it would be each time.
+    """
+    if isinstance(error, REFUSED):
+        _bury(current, error)
+        return
+    _keep_from_celery(current)
+    info = ErrorInfo("ResultNotStored", "The result backend did not take the result.")
+    failure = Failure(info, current.run.job.budgets, attempt=False)
+    current.retry(failure, RESULT_AGAIN, None)
+
+
+def _bury(current: Execution, error: Any) -> None:
+    """DEAD, with the error that the body ended with, or that came after it."""
+    failure = current.failure or Failure(
+        _info(error, "permanent")
+        if isinstance(error, BaseException)
+        else ErrorInfo("Error", str(error), verdict="permanent"),
+        current.run.job.budgets,
+    )
+    current.bury(failure, current.reason or "failed_after_body")
+
+
+def _keep_from_celery(current: Execution) -> None:
+    # Celery takes this for a failure of the task, which it is about to tell to
+    # whoever waits for it: a chord would count it, and be over.
+    request = current.request
+    request.chord = request.chain = request.errbacks = None
+    request.ignore_result = True
+
+
+def _failure(error: Exception, decision: Decision) -> Failure:
+    return Failure(
+        error=_info(error, decision.verdict.value),
+        budgets=decision.budgets.encode(),
+        attempt=decision.attempt,
+        rate_limited=decision.rate_limited,
+    )
+
+
+def _why(error: Exception, decision: Decision) -> str:
+    if isinstance(error, TooManyFailures | DependencyDown):
+        return error.reason
+    return decision.reason
+
+
+def _info(error: BaseException, verdict: str) -> ErrorInfo:
+    return ErrorInfo(
+        type=type(error).__qualname__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        verdict=verdict,
+    )

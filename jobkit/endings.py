@@ -30,7 +30,7 @@ from jobkit.results import hand_over
 from jobkit.retry import Budgets, Decision, RetryPolicy, decide
 from jobkit.states import State
 from jobkit.store.values import REPLACED, Failure, InterruptKind
-from jobkit.verdicts import Verdict, classify
+from jobkit.verdicts import Verdict, Verdicts, classify
 
 logger = logging.getLogger(__name__)
 
@@ -200,11 +200,29 @@ def _out_of_memory(current: Execution, error: MemoryError) -> None:
 
 def _decide(current: Execution, error: Exception) -> Decision:
     budgets = Budgets.decode(current.run.job.budgets)
-    policy = RetryPolicy.of("never") if _final(current, error) else current.policy
+    policy = _policy(current, error)
     position = current.run.saved.position
     if isinstance(error, DependencyDown):
         position -= error.streak
     return decide(error, policy, budgets, position)
+
+
+def _policy(current: Execution, error: Exception) -> RetryPolicy:
+    if _final(current, error):
+        return RetryPolicy.of("never")
+    if _does_not_fit(error):
+        verdicts: Verdicts = {TypeError: Verdict.permanent, **current.policy.verdicts}
+        return replace(current.policy, verdicts=verdicts)
+    return current.policy
+
+
+def _does_not_fit(error: Exception) -> bool:
+    """Whether the message's arguments are not those that the task takes.
+
+    Such an error comes from the call of the body, and not from inside of it.
+    """
+    trace = error.__traceback__
+    return isinstance(error, TypeError) and trace is not None and trace.tb_next is None
 
 
 def _final(current: Execution, error: Exception) -> bool:

@@ -851,3 +851,35 @@ def test_a_dead_letter_that_is_sent_by_celery_leaves_its_headers(app: Celery) ->
     assert message
     assert own
     assert not [name for name in message.headers if name.startswith(COPIED)]
+
+
+# -- arguments that are not the task's
+
+
+def test_a_message_whose_arguments_do_not_fit_is_dead_at_once(app: Celery) -> None:
+    handled: list[Any] = []
+
+    def body(task: Any, order: int) -> None:
+        handled.append((task, order))
+
+    make_task(app, body)
+    job_id = str(uuid.uuid4())
+    text = b'[[], {"ordre": 1}, {}]'
+    sent = Message("sync", text, "application/json", "utf-8")
+
+    deliver(app, replace(sent, headers={"id": job_id, "task": "sync"}))
+
+    job = record(app, job_id)
+    assert (job.state, job.reason, job.starts) == (State.DEAD, "permanent", 1)
+    assert job.error
+    assert "ordre" in job.error.message
+    assert handled == []
+
+
+def test_a_type_error_from_inside_the_body_has_its_retries(app: Celery) -> None:
+    def body(task: Any) -> None:
+        len(task.request.delivery_info["priority"])
+
+    result = make_task(app, body).delay()
+
+    assert run(app, result.id).state is State.RETRYING

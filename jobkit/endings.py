@@ -261,7 +261,7 @@ def settle(current: Execution, state: str | None, retval: Any) -> None:
         elif state == states.SUCCESS and (current.stored or current.local):
             current.succeed()
         elif state == states.SUCCESS:
-            _not_through(current, sys.exception())
+            _not_stored(current, sys.exception())
         elif state == states.FAILURE or (current.local and current.failure):
             # Eager errors that propagate leave Celery without a state.
             _bury(current, retval)
@@ -287,11 +287,15 @@ def _left_before(current: Execution, state: str | None, retval: Any) -> None:
         _retried(current, retval)
 
 
-def _not_through(current: Execution, error: BaseException | None) -> None:
+def _not_stored(current: Execution, error: BaseException | None) -> None:
     """The backend did not take the result: go through the checkpoint again.
 
-    Unless it is a callback that was refused, as it would be each time.
+    Unless it is a callback that was refused, as it would be each time, or an error
+    in ``on_success``, which Celery calls when all is stored.
     """
+    if _is_from(current.task.on_success, error):
+        current.succeed()
+        return
     if isinstance(error, REFUSED):
         _bury(current, error)
         return
@@ -299,6 +303,13 @@ def _not_through(current: Execution, error: BaseException | None) -> None:
     info = ErrorInfo("ResultNotStored", "The result backend did not take the result.")
     failure = Failure(info, current.run.job.budgets, attempt=False)
     current.retry(failure, RESULT_AGAIN, None)
+
+
+def _is_from(hook: Any, error: BaseException | None) -> bool:
+    """Whether an error that Celery let through came out of its call of a hook."""
+    trace = error.__traceback__ if error else None
+    called = trace.tb_next if trace else None
+    return called is not None and called.tb_frame.f_code is hook.__code__
 
 
 def _bury(current: Execution, error: Any) -> None:

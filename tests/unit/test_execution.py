@@ -883,3 +883,28 @@ def test_a_type_error_from_inside_the_body_has_its_retries(app: Celery) -> None:
     result = make_task(app, body).delay()
 
     assert run(app, result.id).state is State.RETRYING
+
+
+# -- hooks
+
+
+@pytest.mark.filterwarnings("ignore:Exception raised outside body")  # Celery 5.6
+@pytest.mark.parametrize("error", [ValueError, TypeError, MemoryError])
+def test_an_on_success_that_fails_has_nothing_run_again(
+    app: Celery, error: type[BaseException]
+) -> None:
+    def on_success(*_: Any) -> None:
+        raise error("from the hook")
+
+    runs: list[Any] = []
+
+    def body(task: Any) -> None:
+        runs.append(task)
+
+    result = make_task(app, body, on_success=on_success).delay()
+
+    with suppress(error):
+        run(app, result.id)
+
+    job = record(app, result.id)
+    assert (job.state, result.state, len(runs)) == (State.SUCCEEDED, "SUCCESS", 1)

@@ -22,6 +22,7 @@ from jobkit.errors import (
     Paused,
     SettingsError,
     TooManyFailures,
+    Transient,
     Yielded,
 )
 from jobkit.execution import Execution
@@ -37,9 +38,6 @@ logger = logging.getLogger(__name__)
 REFUSED = (SettingsError, TypeError)
 """What Celery meets at a callback that cannot be enqueued, now or later: arguments
 that are missing or not kept, or settings that are wrong."""
-
-RESULT_AGAIN = 5.0
-"""Seconds until a job whose result was not stored goes through its end again."""
 
 DRAIN_NOTICE = 0.5
 """Seconds by which the news of a shutdown may come after its signal."""
@@ -288,21 +286,25 @@ def _left_before(current: Execution, state: str | None, retval: Any) -> None:
 
 
 def _not_stored(current: Execution, error: BaseException | None) -> None:
-    """The backend did not take the result: go through the checkpoint again.
+    """Celery could not store the result, or not enqueue what comes after the task.
 
-    Unless it is a callback that was refused, as it would be each time, or an error
-    in ``on_success``, which Celery calls when all is stored.
+    The job goes through its end again, from its checkpoint, with the patience of all
+    its retries together. An error that would be the same each time is final; and one
+    in ``on_success`` comes when all is stored.
     """
     if _is_from(current.task.on_success, error):
         current.succeed()
         return
-    if isinstance(error, REFUSED):
-        _bury(current, error)
+    known = error or RuntimeError("Celery did not store the result.")
+    patient = replace(current.policy, transient=current.policy.total, never=False)
+    budgets = Budgets.decode(current.run.job.budgets)
+    decision = decide(Transient(), patient, budgets, current.run.saved.position)
+    if isinstance(error, REFUSED) or not decision.retry:
+        _bury(current, known)
         return
     _keep_from_celery(current)
-    info = ErrorInfo("ResultNotStored", "The result backend did not take the result.")
-    failure = Failure(info, current.run.job.budgets, attempt=False)
-    current.retry(failure, RESULT_AGAIN, None)
+    failure = replace(_failure(known, decision), attempt=False)
+    current.retry(failure, decision.delay, None)
 
 
 def _is_from(hook: Any, error: BaseException | None) -> bool:
@@ -331,7 +333,7 @@ def _keep_from_celery(current: Execution) -> None:
     request.ignore_result = True
 
 
-def _failure(error: Exception, decision: Decision) -> Failure:
+def _failure(error: BaseException, decision: Decision) -> Failure:
     return Failure(
         error=_info(error, decision.verdict.value),
         budgets=decision.budgets.encode(),

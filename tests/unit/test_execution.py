@@ -908,3 +908,30 @@ def test_an_on_success_that_fails_has_nothing_run_again(
 
     job = record(app, result.id)
     assert (job.state, result.state, len(runs)) == (State.SUCCEEDED, "SUCCESS", 1)
+
+
+@pytest.mark.filterwarnings("ignore:Exception raised outside body")
+def test_a_result_that_is_never_stored_ends_its_job(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Any] = []
+
+    def body(task: Any) -> None:
+        runs.append(task)
+
+    task = make_task(app, body, retry_policy={"base": 0.001, "total": 2})
+    monkeypatch.setattr(app.backend, "mark_as_done", _out_of_order)
+    job = run(app, task.delay().id)
+    for _ in range(2):
+        assert (job.state, job.attempts) == (State.RETRYING, 0)
+        wait_until(lambda: again(app), "another try", pause=0.001)
+        job = record(app, job.id)
+
+    assert (job.state, job.reason) == (State.DEAD, "failed_after_body")
+    assert len(runs) == 3
+    assert job.error
+    assert (job.error.type, job.error.message) == ("OSError", "disk full")
+
+
+def _out_of_order(*_: Any, **__: Any) -> None:
+    raise OSError("disk full")

@@ -296,14 +296,19 @@ def _not_stored(current: Execution, error: BaseException | None) -> None:
         current.succeed()
         return
     known = error or RuntimeError("Celery did not store the result.")
-    patient = replace(current.policy, transient=current.policy.total, never=False)
-    budgets = Budgets.decode(current.run.job.budgets)
-    decision = decide(Transient(), patient, budgets, current.run.saved.position)
+    # It is no error of the task's: neither its verdicts count, nor a budget but this.
+    whole = current.policy.total
+    patient = replace(current.policy, transient=whole, never=False, verdicts={})
+    used = Budgets.decode(current.run.job.budgets)
+    tries = Budgets(transient=used.total, total=used.total)
+    decision = decide(Transient(), patient, tries, 0)
     if isinstance(error, REFUSED) or not decision.retry:
         _bury(current, known)
         return
     _keep_from_celery(current)
-    failure = replace(_failure(known, decision), attempt=False)
+    after = replace(used, total=decision.budgets.total).encode()
+    info = _info(known, decision.verdict.value)
+    failure = Failure(info, after, attempt=False)
     current.retry(failure, decision.delay, None)
 
 
@@ -311,7 +316,9 @@ def _is_from(hook: Any, error: BaseException | None) -> bool:
     """Whether an error that Celery let through came out of its call of a hook."""
     trace = error.__traceback__ if error else None
     called = trace.tb_next if trace else None
-    return called is not None and called.tb_frame.f_code is hook.__code__
+    return called is not None and called.tb_frame.f_code is getattr(
+        hook, "__code__", None
+    )
 
 
 def _bury(current: Execution, error: Any) -> None:
@@ -333,7 +340,7 @@ def _keep_from_celery(current: Execution) -> None:
     request.ignore_result = True
 
 
-def _failure(error: BaseException, decision: Decision) -> Failure:
+def _failure(error: Exception, decision: Decision) -> Failure:
     return Failure(
         error=_info(error, decision.verdict.value),
         budgets=decision.budgets.encode(),

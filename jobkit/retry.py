@@ -25,7 +25,8 @@ class RetryPolicy:
     """How often a job runs again after errors, and after what time.
 
     A budget of N means N retries: the next error of that kind is the last one.
-    ``total`` bounds all errors together but rate limits; ``crashes`` is how many
+    ``total`` bounds all errors together but rate limits, and how often a result is
+    tried again that the backend did not take; ``crashes`` is how many
     crashes without progress make the job poison. ``base`` and ``cap`` (seconds)
     shape the backoff. ``verdicts`` says what your exceptions mean: the nearest
     class in an error's line of ancestors wins, before the defaults. With

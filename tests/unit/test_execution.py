@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery
@@ -919,7 +920,8 @@ def test_a_result_that_is_never_stored_ends_its_job(
     def body(task: Any) -> None:
         runs.append(task)
 
-    task = make_task(app, body, retry_policy={"base": 0.001, "total": 2})
+    policy = {"base": 0.001, "total": 2, "verdicts": {Transient: "permanent"}}
+    task = make_task(app, body, retry_policy=policy, on_success=Mock())
     monkeypatch.setattr(app.backend, "mark_as_done", _out_of_order)
     job = run(app, task.delay().id)
     for _ in range(2):

@@ -28,13 +28,12 @@ SIGNALS = {
 
 def heard(*states: State) -> bool:
     """Whether this process has receivers for one of these ends, or for any."""
-    return any(_receivers(state) for state in states or SIGNALS)
-
-
-def _receivers(state: State) -> bool:
     # One that is held weakly, as Celery does unless told otherwise, may be gone.
-    receivers = (receiver for _, receiver in SIGNALS[state].receivers)
-    return any(not isinstance(one, ReferenceType) or one() for one in receivers)
+    return any(
+        not isinstance(receiver, ReferenceType) or receiver()
+        for state in states or SIGNALS
+        for _, receiver in SIGNALS[state].receivers
+    )
 
 
 def told(job: Job) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def tell(store: Store, job_id: str, state: State) -> None:
 
     Where the store is away the note of it stays, and a worker's round tells it.
     """
-    if not _receivers(state):
+    if not heard(state):
         return
     with suppress(StoreError):
         job = store.get(job_id)
@@ -67,7 +66,7 @@ def catch_up(store: Store, job_id: str, patience: float) -> None:
     if job is None or not job.state.finished:
         return
     old = -clock.seconds_until(job.finished_at or job.updated_at) >= patience
-    if old or _receivers(job.state):
+    if old or heard(job.state):
         send(store, job)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import sys
 import time
@@ -158,7 +157,7 @@ class Gate:
         return self._kit.local if self._local else self._kit.store
 
     def _begin(self) -> Start:
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         worker = f"{self._request.hostname or socket.gethostname()}/{os.getpid()}"
         deadline = clock.monotonic() + self._lease / 3
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -88,7 +88,7 @@ class Progress:
     @classmethod
     def decode(cls, text: str | None) -> Progress:
         """The reverse of ``encode``; nothing stored means nothing done."""
-        return cls(**codec.loads(text)) if text else cls()
+        return cls(**codec.loads(text)) if text else _NOTHING_DONE
 
 
 _NOTHING_DONE = Progress()
@@ -260,46 +260,46 @@ class NewJob:
     unique: Unique | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """The record of a job, as it was when it was read."""
 
     id: str
     task: str
     state: State
-    reason: str
-    queue: str
-    priority: int | None
-    dead_letter_queue: str
-    owner: str
-    fence: int
-    worker: str
-    attempts: int
-    starts: int
-    recoveries: int
-    interruptions: int
-    crashes_without_progress: int
-    crash_limit: int
-    rate_limited: int
-    budgets: str
-    position: int
-    stages: tuple[str, ...]
-    checkpoint: str
-    progress: Progress
-    error: ErrorInfo | None
-    open_failures: int
-    request: StopRequest | None
-    replay_of: str
-    replay_root: str
-    replays: int
-    message: Message | None
+    reason: str = ""
+    queue: str = ""
+    priority: int | None = None
+    dead_letter_queue: str = ""
+    owner: str = ""
+    fence: int = 0
+    worker: str = ""
+    attempts: int = 0
+    starts: int = 0
+    recoveries: int = 0
+    interruptions: int = 0
+    crashes_without_progress: int = 0
+    crash_limit: int = 3
+    rate_limited: int = 0
+    budgets: str = ""
+    position: int = 0
+    stages: tuple[str, ...] = ()
+    checkpoint: str = ""
+    progress: Progress = _NOTHING_DONE
+    error: ErrorInfo | None = None
+    open_failures: int = 0
+    request: StopRequest | None = None
+    replay_of: str = ""
+    replay_root: str = ""
+    replays: int = 0
+    message: Message | None = None
     created_at: datetime
-    published_at: datetime | None
-    started_at: datetime | None
+    published_at: datetime | None = None
+    started_at: datetime | None = None
     updated_at: datetime
-    finished_at: datetime | None
-    due_at: datetime | None
-    lease_until: datetime | None
+    finished_at: datetime | None = None
+    due_at: datetime | None = None
+    lease_until: datetime | None = None
     unique_key: str = ""
     generation: str = ""
 
@@ -311,47 +311,21 @@ class Job:
             SchemaError: A newer jobkit wrote it.
         """
         check_schema(fields)
-        get = fields.get
-        stages = get("stages", "[]")
+        # Of most jobs most fields are empty: only the others cost something.
+        more = {
+            name: _READERS[name](text)
+            for name, text in fields.items()
+            if text and name in _READERS
+        }
+        more.setdefault("dead_letter_queue", _usual(fields.get("queue")))
+        more.setdefault("replay_root", fields.get("replay_of", ""))
         return cls(
             id=fields["id"],
             task=fields["task"],
             state=State(fields["state"]),
-            reason=get("reason", ""),
-            queue=get("queue", ""),
-            priority=_number(get("priority")),
-            dead_letter_queue=get("dead_letter_queue") or _usual(get("queue")),
-            owner=get("owner", ""),
-            fence=int(get("fence", 0)),
-            worker=get("worker", ""),
-            attempts=int(get("attempts", 0)),
-            starts=int(get("starts", 0)),
-            recoveries=int(get("recoveries", 0)),
-            interruptions=int(get("interruptions", 0)),
-            crashes_without_progress=int(get("crashes_without_progress", 0)),
-            crash_limit=int(get("crash_limit", 3)),
-            rate_limited=int(get("rate_limited", 0)),
-            budgets=get("budgets", ""),
-            position=int(get("position", 0)),
-            stages=tuple(codec.loads(stages)) if stages != "[]" else (),
-            checkpoint=get("checkpoint", ""),
-            progress=Progress.decode(get("progress")),
-            error=ErrorInfo.decode(get("error")),
-            open_failures=int(get("open_failures", 0)),
-            request=StopRequest.decode(get("request")),
-            replay_of=get("replay_of", ""),
-            replay_root=get("replay_root") or get("replay_of", ""),
-            replays=int(get("replays", 0)),
-            message=Message.decode(fields["message"]) if get("message") else None,
             created_at=clock.from_milliseconds(int(fields["created_at"])),
-            published_at=_moment(get("published_at")),
-            started_at=_moment(get("started_at")),
             updated_at=clock.from_milliseconds(int(fields["updated_at"])),
-            finished_at=_moment(get("finished_at")),
-            due_at=_moment(get("due_at")),
-            lease_until=_moment(get("lease_until")),
-            unique_key=get("unique_key", ""),
-            generation=get("generation", ""),
+            **more,
         )
 
 
@@ -397,9 +371,33 @@ def _usual(queue: str | None) -> str:
     return f"{queue}.dead" if queue else ""
 
 
-def _number(text: str | None) -> int | None:
-    return int(float(text)) if text else None
+def _number(text: str) -> int:
+    return int(float(text))
 
 
-def _moment(text: str | None) -> datetime | None:
-    return clock.from_milliseconds(int(text)) if text and text != "0" else None
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(codec.loads(text)) if text != "[]" else ()
+
+
+def _moment(text: str) -> datetime | None:
+    return clock.from_milliseconds(int(text)) if text != "0" else None
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("reason", "queue", "dead_letter_queue", "owner", "worker"), str),
+    **dict.fromkeys(("budgets", "checkpoint", "unique_key", "generation"), str),
+    **dict.fromkeys(("replay_of", "replay_root"), str),
+    **dict.fromkeys(("fence", "attempts", "starts", "recoveries", "replays"), int),
+    **dict.fromkeys(("interruptions", "crashes_without_progress"), int),
+    **dict.fromkeys(("crash_limit", "rate_limited", "position"), int),
+    **dict.fromkeys(("published_at", "started_at", "finished_at"), _moment),
+    **dict.fromkeys(("due_at", "lease_until"), _moment),
+    "open_failures": int,
+    "priority": _number,
+    "stages": _names,
+    "progress": Progress.decode,
+    "error": ErrorInfo.decode,
+    "request": StopRequest.decode,
+    "message": Message.decode,
+}
+"""How the fields of a record are read that need not be there."""

@@ -212,7 +212,8 @@ class Keeper:
             self._forget_threads()
         with self._lock:
             self._leases.add(lease)
-            self._busy.set()
+            if not self._busy.is_set():
+                self._busy.set()
             if not self._threads:
                 self._start("jobkit-keeper", self._look)
                 self._start("jobkit-renewer", self._renew)
@@ -226,11 +227,12 @@ class Keeper:
         """Stop looking after a lease."""
         with self._lock:
             self._leases.discard(lease)
-            if not self._leases:
-                self._busy.clear()
 
     def _kept(self) -> list[Lease]:
         with self._lock:
+            if not self._leases:
+                # Not when the last one goes: of short jobs the next comes at once.
+                self._busy.clear()
             return list(self._leases)
 
     def _look(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from jobkit.errors import SettingsError, StageError
 from jobkit.job import Progress
@@ -46,7 +47,7 @@ class Stage:
         object.__setattr__(self, "was", tuple(map(str.__str__, was)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """The stages of a task in their order."""
 
@@ -76,12 +77,12 @@ class Plan:
                 )
         return cls(stages)
 
-    @property
+    @cached_property
     def former(self) -> dict[str, str]:
         """The name that each former name of a stage has now."""
         return {old: stage.name for stage in self.stages for old in stage.was}
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names in order."""
         return tuple(stage.name for stage in self.stages)

@@ -26,6 +26,8 @@ Source = Iterable[T] | Callable[[Any], Iterable[T]]
 UNNAMED = Stage("run")
 """The stage of a task that declares none and reports by ``set_progress``."""
 
+UNDECLARED = Plan((UNNAMED,))
+
 PATIENCE = 0.25
 """Seconds between two tries of a write that the run cannot do without."""
 
@@ -57,11 +59,13 @@ class Run:
     ) -> None:
         self.job = job
         self.lease = lease
-        self.plan = plan if plan.stages else Plan((UNNAMED,))
+        self.plan = plan if plan.stages else UNDECLARED
         self.saved = Checkpoint.decode(job.checkpoint)
         self.saved.forgive(job.replays)
-        self.saved.rename(self.plan.former)
-        self.misfit = self.saved.misfit(self.plan.names)
+        self.misfit: str | None = None
+        if self.saved.stages:
+            self.saved.rename(self.plan.former)
+            self.misfit = self.saved.misfit(self.plan.names)
         self.saved.plan = self.plan.names
         self.progress = job.progress
         self.checkpoint_every = checkpoint_every

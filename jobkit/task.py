@@ -501,7 +501,8 @@ def settle(
     override without calling super().
     """
     if isinstance(sender, JobTask):
-        current = execution.of(sender.request)
+        request = sender.request
+        current = execution.of(request)
         if current is not None:
             endings.settle(current, state, retval)
-            execution.leave(sender.request)
+            execution.leave(request)

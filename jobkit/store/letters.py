@@ -76,7 +76,7 @@ class Letters(Server):
 
     def take_out(self, job_id: str) -> Letter | None:
         """All that is known of a job; see ``Store.take_out``."""
-        with self._errors():
+        with self._errors:
             fields = self._client.hgetall(self.keys.job(job_id))
             events = self._client.xrange(self.keys.events(job_id))
         if not fields:

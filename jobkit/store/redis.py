@@ -295,7 +295,7 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
 
     def get(self, job_id: str) -> Job | None:
         """The record, or None."""
-        with self._errors():
+        with self._errors:
             fields = cast("dict[str, str]", self._client.hgetall(self.keys.job(job_id)))
         return Job.from_fields(fields) if fields else None
 
@@ -303,7 +303,7 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
         """How many jobs are in each state."""
         totals = dict.fromkeys(State, 0)
         for partition in range(self.keys.partitions):
-            with self._errors(), self._client.pipeline(transaction=False) as pipe:
+            with self._errors, self._client.pipeline(transaction=False) as pipe:
                 for state in State:
                     pipe.zcard(self.keys.state(partition, state))
                 for state, count in zip(State, pipe.execute(), strict=True):
@@ -331,7 +331,7 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
     def history(self, job_id: str, after: str = "") -> Sequence[Event]:
         """The job's events after the one with that id, oldest first."""
         start = f"({after}" if after else "-"
-        with self._errors():
+        with self._errors:
             entries: Any = self._client.xrange(self.keys.events(job_id), start)
         return [replies.event(entry_id, fields) for entry_id, fields in entries]
 
@@ -344,7 +344,7 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
         told = zip(
             streams.streams_of(self.keys, job_id), streams.entries(after), strict=True
         )
-        with self._errors(), self._client.pipeline(transaction=False) as pipe:
+        with self._errors, self._client.pipeline(transaction=False) as pipe:
             for stream, entry in told:
                 pipe.xrevrange(stream, count=1)
                 pipe.xrange(stream, entry, entry)
@@ -370,5 +370,5 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
 
     def _entries(self, group: dict[str, str], block: float) -> Any:
         wait = max(1, replies.ms(block)) if block else None  # 0 would be for ever
-        with self._errors():
+        with self._errors:
             return self._client.xread(cast("dict[Any, Any]", group), block=wait)

@@ -101,8 +101,12 @@ def ended(answers: Iterable[list[list[Any]]]) -> dict[State, tuple[int, ...]]:
 
 def job(values: list[str | None], message: str = "") -> Job:
     """A record as scripts return it, and its message if that comes along."""
-    pairs = [*zip(scripts.FIELDS, values, strict=True), ("message", message)]
-    return Job.from_fields({name: value for name, value in pairs if value is not None})
+    fields = {
+        name: value
+        for name, value in zip(scripts.FIELDS, values, strict=True)
+        if value is not None
+    }
+    return Job.from_fields({**fields, "message": message})
 
 
 def event(entry_id: str, fields: Mapping[str, str]) -> Event:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import redis
@@ -43,11 +43,45 @@ UNAVAILABLE = (
 )
 """What a server that is away, full, or changing its master makes of a command."""
 
+KNOWN = (*UNAVAILABLE, redis.RedisError)
+"""What a client raises."""
+
 BUSY_CODES = ("NOREPLICAS", "NOREPLPERSIST", "MISCONF", "BUSY", "UNKILLABLE")
 """What a server answers that takes no command, or no write, for a while."""
 
 # A pipeline and a script of an old server put words of their own before the code.
 _BUSY = re.compile(rf"(?:^|: -?|-)(?:{'|'.join(BUSY_CODES)})\b")
+
+
+class Errors:
+    """A block in which the errors of a client come as ours, with the server's URL.
+
+    It keeps nothing, so one serves all calls of all threads; each command pays for it,
+    and a class costs a fifth of what a generator does.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._where = safe_url(url)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, KNOWN):
+            raise self._ours(error) from error
+
+    def _ours(self, error: Exception) -> StoreError:
+        why = str(error).rstrip(".")
+        if isinstance(error, UNAVAILABLE):
+            return StoreUnavailable(
+                f"The job store at {self._where} cannot be reached: {why}. "
+                "Is the server up, and is jobkit_store_url right?",
+            )
+        if _BUSY.search(why):
+            return StoreUnavailable(
+                f"The job store at {self._where} takes no commands now: {why}.",
+            )
+        return StoreError(f"The job store at {self._where} refused a command: {why}")
 
 
 class Server:
@@ -73,12 +107,13 @@ class Server:
         self._callers: list[Any] = []
         self._timeout = timeout
         self._scripts: dict[str, str] = {}
+        self._errors = Errors(url)
 
     @property
     def _client(self) -> Any:
         if not self._clients:
             # Without a lock: of two threads at once both may connect, one is used.
-            with self._errors():
+            with self._errors:
                 self._clients.append(self._connect())
         return self._clients[0]
 
@@ -102,7 +137,7 @@ class Server:
 
     def ping(self) -> None:
         """Ask the server for a sign of life."""
-        with self._errors():
+        with self._errors:
             self._client.ping()
 
     def server(self) -> dict[str, str]:
@@ -111,7 +146,7 @@ class Server:
         ``save`` is missing where the server keeps its settings to itself. Of a
         Cluster one node is asked.
         """
-        with self._errors():
+        with self._errors:
             facts: Any = self._client.info()
             with suppress(redis.ResponseError):
                 facts.update(cast("Any", self._client.config_get("save")))
@@ -131,7 +166,7 @@ class Server:
     # -- for the verbs ------------------------------------------------------------
 
     def _run(self, verb: Verb, tag: str, *arguments: str | int) -> Any:
-        with self._errors():
+        with self._errors:
             sha = self._scripts.get(verb.name) or self._load(verb)
             try:
                 return self._caller.evalsha(sha, 1, tag, *arguments)
@@ -178,22 +213,3 @@ class Server:
                 f"Job {job_id!r} has schema {answer[1]}, this jobkit reads up to "
                 f"{SCHEMA}: upgrade celery-jobkit in this process.",
             )
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (*UNAVAILABLE, redis.RedisError) as error:
-            where, why = safe_url(self.url), str(error).rstrip(".")
-            if isinstance(error, UNAVAILABLE):
-                raise StoreUnavailable(
-                    f"The job store at {where} cannot be reached: {why}. "
-                    "Is the server up, and is jobkit_store_url right?",
-                ) from error
-            if _BUSY.search(why):
-                raise StoreUnavailable(
-                    f"The job store at {where} takes no commands now: {why}.",
-                ) from error
-            raise StoreError(
-                f"The job store at {where} refused a command: {why}",
-            ) from error

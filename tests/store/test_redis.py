@@ -160,9 +160,9 @@ def test_a_server_that_takes_no_commands_for_a_while_is_unavailable(
 ) -> None:
     answer = f"return redis.error_reply('{code} for a while.')"
     refused = pytest.raises(StoreUnavailable, match=f"takes no commands now: {code}")
-    with refused, store._errors():
+    with refused, store._errors:
         store._client.eval(answer, 0)
-    with pytest.raises(StoreError) as caught, store._errors():
+    with pytest.raises(StoreError) as caught, store._errors:
         store._client.eval(answer.replace(code, code + "X"), 0)
     assert not isinstance(caught.value, StoreUnavailable)
 

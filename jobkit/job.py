@@ -315,7 +315,7 @@ class Job:
         more = {
             name: _READERS[name](text)
             for name, text in fields.items()
-            if text and name in _READERS
+            if name in _READERS and (text or _READERS[name] in _STRICT)
         }
         more.setdefault("dead_letter_queue", _usual(fields.get("queue")))
         more.setdefault("replay_root", fields.get("replay_of", ""))
@@ -401,3 +401,6 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "message": Message.decode,
 }
 """How the fields of a record are read that need not be there."""
+
+_STRICT = (int, _names)
+"""What takes no empty text: a record that has one is damaged."""

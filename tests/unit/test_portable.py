@@ -154,6 +154,7 @@ def with_record(**fields: Any) -> Callable[[dict[str, Any]], object]:
         (with_record(state="RUNNING"), "its record is not that of a dead"),
         (with_record(state="LOST"), "'LOST' is not a valid State"),
         (with_record(attempts="many"), "invalid literal"),
+        (with_record(attempts=""), "with base 10: ''"),
         (with_record(attempts=3), "a field of the record is no text"),
         (with_record(schema="9"), "schema 9, this jobkit reads up to 1"),
         (with_record(error={"type": "E"}), "ErrorInfo.__init__() missing"),

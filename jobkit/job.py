@@ -311,14 +311,15 @@ class Job:
             SchemaError: A newer jobkit wrote it.
         """
         check_schema(fields)
-        # Of most jobs most fields are empty: only the others cost something.
+        # Each run reads its record, and most fields of most jobs are not there.
         more = {
             name: _READERS[name](text)
             for name, text in fields.items()
-            if name in _READERS and (text or _READERS[name] in _STRICT)
+            if name in _READERS
         }
-        more.setdefault("dead_letter_queue", _usual(fields.get("queue")))
-        more.setdefault("replay_root", fields.get("replay_of", ""))
+        get = fields.get
+        more["dead_letter_queue"] = get("dead_letter_queue") or _usual(get("queue"))
+        more["replay_root"] = get("replay_root") or get("replay_of", "")
         return cls(
             id=fields["id"],
             task=fields["task"],
@@ -371,8 +372,8 @@ def _usual(queue: str | None) -> str:
     return f"{queue}.dead" if queue else ""
 
 
-def _number(text: str) -> int:
-    return int(float(text))
+def _number(text: str) -> int | None:
+    return int(float(text)) if text else None
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -380,7 +381,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _moment(text: str) -> datetime | None:
-    return clock.from_milliseconds(int(text)) if text != "0" else None
+    return clock.from_milliseconds(int(text)) if text and text != "0" else None
+
+
+def _message(text: str) -> Message | None:
+    return Message.decode(text) if text else None
 
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
@@ -398,9 +403,9 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "progress": Progress.decode,
     "error": ErrorInfo.decode,
     "request": StopRequest.decode,
-    "message": Message.decode,
+    "message": _message,
 }
-"""How the fields of a record are read that need not be there."""
+"""How the fields of a record are read that need not be there.
 
-_STRICT = (int, _names)
-"""What takes no empty text: a record that has one is damaged."""
+An empty number is no number: such a record is damaged, and a ``ValueError``.
+"""

@@ -212,8 +212,7 @@ class Keeper:
             self._forget_threads()
         with self._lock:
             self._leases.add(lease)
-            if not self._busy.is_set():
-                self._busy.set()
+            self._busy.set()
             if not self._threads:
                 self._start("jobkit-keeper", self._look)
                 self._start("jobkit-renewer", self._renew)
@@ -230,10 +229,13 @@ class Keeper:
 
     def _kept(self) -> list[Lease]:
         with self._lock:
-            if not self._leases:
-                # Not when the last one goes: of short jobs the next comes at once.
-                self._busy.clear()
             return list(self._leases)
+
+    def _rest(self) -> None:
+        # Here and not in release: of short jobs the next one comes at once.
+        with self._lock:
+            if not self._leases:
+                self._busy.clear()
 
     def _look(self) -> None:
         pause = threading.Event()
@@ -245,6 +247,7 @@ class Keeper:
                 lease.tick(draining=draining)
                 if lease.due or lease.slice_over:
                     self._due.set()
+            self._rest()
 
     def _renew(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a task in their order."""
+    """The stages of a task in their order; what follows from them is found once."""
 
     stages: tuple[Stage, ...]
 
@@ -78,7 +78,7 @@ class Plan:
         return cls(stages)
 
     @cached_property
-    def former(self) -> dict[str, str]:
+    def former(self) -> Mapping[str, str]:
         """The name that each former name of a stage has now."""
         return {old: stage.name for stage in self.stages for old in stage.was}
 

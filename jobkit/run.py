@@ -27,6 +27,7 @@ UNNAMED = Stage("run")
 """The stage of a task that declares none and reports by ``set_progress``."""
 
 UNDECLARED = Plan((UNNAMED,))
+"""The plan of such a task."""
 
 PATIENCE = 0.25
 """Seconds between two tries of a write that the run cannot do without."""

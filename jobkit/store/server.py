@@ -43,8 +43,8 @@ UNAVAILABLE = (
 )
 """What a server that is away, full, or changing its master makes of a command."""
 
-KNOWN = (*UNAVAILABLE, redis.RedisError)
-"""What a client raises."""
+CLIENT_ERRORS = (*UNAVAILABLE, redis.RedisError)
+"""What comes out of a client; all of it is turned into an error of ours."""
 
 BUSY_CODES = ("NOREPLICAS", "NOREPLPERSIST", "MISCONF", "BUSY", "UNKILLABLE")
 """What a server answers that takes no command, or no write, for a while."""
@@ -56,8 +56,8 @@ _BUSY = re.compile(rf"(?:^|: -?|-)(?:{'|'.join(BUSY_CODES)})\b")
 class Errors:
     """A block in which the errors of a client come as ours, with the server's URL.
 
-    It keeps nothing, so one serves all calls of all threads; each command pays for it,
-    and a class costs a fifth of what a generator does.
+    It holds no state of a call, so one serves all threads. A class and no generator:
+    every command pays for it.
     """
 
     def __init__(self, url: str) -> None:
@@ -67,7 +67,7 @@ class Errors:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, KNOWN):
+        if error is not None and isinstance(error, CLIENT_ERRORS):
             raise self._ours(error) from error
 
     def _ours(self, error: Exception) -> StoreError:

@@ -42,7 +42,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def rounds(count: int, **works: Callable[[], float]) -> dict[str, float]:
-    """The median of each, measured in turn, there and back."""
+    """The median of each, measured in turn, each second round in reverse order."""
     seen: dict[str, list[float]] = {name: [] for name in works}
     order = list(works)
     for _ in range(count):
@@ -97,7 +97,11 @@ def short_jobs(url: str, jobs: int, count: int) -> bool:
     backend = redis.Redis.from_url(f"{url}/1")
 
     def all_done(task: Any) -> float:
-        tasks.app.control.cancel_consumer(tasks.QUEUE, reply=True, timeout=5, limit=1)
+        answers = tasks.app.control.cancel_consumer(
+            tasks.QUEUE, reply=True, timeout=5, limit=1
+        )
+        if not answers:
+            raise RuntimeError("The worker did not stop taking jobs: start it again.")
         backend.flushdb()
         for number in range(jobs):
             task.delay(number, number)

@@ -97,11 +97,13 @@ def test_a_job_longer_than_the_visibility_timeout_runs_once(
     make_fleet: FleetFactory,
 ) -> None:
     fleet = make_fleet(
+        # The worker that runs it takes no other message: a copy goes to the idle one.
+        worker_prefetch_multiplier=1,
         broker_transport_options={
             "visibility_timeout": 1,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
-        }
+        },
     )
     fleet.start("a", "b")
     result = fleet.send("walk", 400)

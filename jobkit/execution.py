@@ -63,6 +63,7 @@ class Execution:
     resend: Resend | None = None
     given_up: BaseException | None = None
     stored: bool = False
+    shown: bool = False
     failure: Failure | None = None
     reason: str = ""
     claims: tuple[Claim, ...] = ()
@@ -73,6 +74,17 @@ class Execution:
     def id(self) -> str:
         """The job's id."""
         return self.run.job.id
+
+    @property
+    def alone(self) -> bool:
+        """Whether no result of the job can be in the backend but this run's.
+
+        So it is for the first run, until another one may begin: when this one has
+        lost its lease, or waits for a retry.
+        """
+        run = self.run
+        first = run.lease.fence == 1 and not (self.local or self.shown)
+        return first and not (run.ended or run.lease.lost)
 
     # -- while it runs --------------------------------------------------------
 

@@ -17,6 +17,7 @@ from celery.result import EagerResult
 from celery.signals import task_postrun, task_success
 
 from jobkit import endings, execution
+from jobkit.backend import for_a_run
 from jobkit.checkpoint import SavedStage
 from jobkit.entry import ENTERING, KEYS, Entry, asked, delay_of, with_eta
 from jobkit.errors import JobkitError, SettingsError
@@ -160,6 +161,17 @@ class JobTask(BaseTask):
     def kit(self) -> JobKit:
         """The JobKit of the task's app."""
         return kit_of(self.app)
+
+    @property
+    def backend(self) -> Any:
+        """Celery's result backend of the task."""
+        backend = super().backend
+        current = execution.of(self.request)
+        return backend if current is None else for_a_run(backend)
+
+    @backend.setter
+    def backend(self, backend: Any) -> None:
+        self._backend = backend
 
     @property
     def job(self) -> CurrentJob:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -937,3 +938,145 @@ def test_a_result_that_is_never_stored_ends_its_job(
 
 def _out_of_order(*_: Any, **__: Any) -> None:
     raise OSError("disk full")
+
+
+# -- what the result backend is asked before it is told
+
+
+@pytest.fixture
+def reads(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the results that were read, in their order."""
+    backend: Any = app.backend
+    read, ids = type(backend)._get_task_meta_for, []
+
+    def noting(self: Any, task_id: str) -> Any:
+        ids.append(task_id)
+        return read(self, task_id)
+
+    monkeypatch.setattr(type(backend), "_get_task_meta_for", noting)
+    return ids
+
+
+def works(_: Any) -> str:
+    return "done"
+
+
+def fails(_: Any) -> None:
+    raise Permanent("no")
+
+
+def waits_once(task: Any) -> str:
+    if not task.job.attempt > 1:
+        raise Transient("busy")
+    return "done"
+
+
+@pytest.mark.parametrize("body", [works, fails, importing([], print)])
+def test_a_first_run_reads_no_result_before_it_stores_its_own(
+    app: Celery, reads: list[str], body: Callable[..., Any]
+) -> None:
+    result = make_task(app, body).delay()
+
+    assert run(app, result.id).state.finished
+
+    assert reads == []
+    assert result.state in ("SUCCESS", "FAILURE")
+
+
+def test_another_run_reads_first_as_celery_does(app: Celery, reads: list[str]) -> None:
+    result = make_task(app, waits_once).delay()
+    run(app, result.id)
+    told = len(reads)  # RETRY, when another run might have begun by now
+    wait_until(lambda: again(app), "the retry is due", 10)
+
+    assert (told, len(reads)) == (1, 2)
+    assert result.get() == "done"
+
+
+def test_a_result_that_a_killed_run_left_is_kept(app: Celery, store: Far) -> None:
+    result = make_task(app, fails).delay()
+    backend: Any = app.backend
+    backend.store_result(result.id, "the first", "SUCCESS")
+    store.begin(result.id, "killed", f"{HOST}/1", 30)
+    store.crash(result.id, f"{HOST}/1", CRASH)
+
+    again(app)
+
+    assert record(app, result.id).state is State.DEAD
+    assert (result.state, result.result) == ("SUCCESS", "the first")
+
+
+def test_a_run_that_lost_its_lease_does_not_overwrite_a_result(app: Celery) -> None:
+    def body(task: Any) -> None:
+        other: Any = app.backend
+        other.store_result(task.request.id, "the next owner's", "SUCCESS")
+        task._execution.run.lease._taken = True
+        task.update_state(state="PROGRESS")
+
+    result = make_task(app, body).delay()
+    run(app, result.id)
+
+    assert (result.state, result.result) == ("SUCCESS", "the next owner's")
+
+
+def test_a_success_that_a_body_shows_itself_stays(app: Celery) -> None:
+    def body(task: Any) -> None:
+        task.update_state(state="SUCCESS", meta="by hand")
+        raise Permanent("no")
+
+    result = make_task(app, body).delay()
+    run(app, result.id)
+
+    assert (result.state, result.result) == ("SUCCESS", "by hand")
+
+
+def test_a_result_of_another_task_is_not_overwritten(app: Celery) -> None:
+    backend: Any = app.backend
+    backend.store_result("other", "done", "SUCCESS")
+
+    def body(task: Any) -> None:
+        task.update_state("other", state="PROGRESS")
+
+    run(app, make_task(app, body).delay().id)
+
+    assert state_of(app, "other") == "SUCCESS"
+
+
+def test_a_task_has_the_backend_of_its_app(app: Celery) -> None:
+    seen: list[Any] = []
+
+    def body(task: Any) -> None:
+        seen.append(task.backend)
+
+    task = make_task(app, body)
+    result = task.delay()
+    run(app, result.id)
+
+    [inside] = seen
+    backend: Any = app.backend
+    assert isinstance(inside, type(backend))
+    assert vars(inside) is vars(backend)
+    assert inside.get_state(result.id) == "SUCCESS"
+    assert type(pickle.loads(pickle.dumps(inside)))  # noqa: S301 is type(backend)
+    assert task.backend is backend
+
+    own = type(backend)(app=app, url="memory://")
+    task.backend = own
+    assert task.backend is own
+
+
+def test_a_backend_that_stores_in_its_own_way_is_left_alone(app: Celery) -> None:
+    seen: list[Any] = []
+
+    class Own(type(app.backend)):  # type: ignore[misc]
+        def _store_result(self, *args: Any, **kwargs: Any) -> Any:
+            return super()._store_result(*args, **kwargs)
+
+    def body(task: Any) -> None:
+        seen.append(task.backend)
+
+    task = make_task(app, body)
+    task.backend = Own(app=app, url="memory://")
+    run(app, task.delay().id)
+
+    assert seen == [task.backend]

@@ -10,14 +10,15 @@ from tests.worker.fleet import FleetFactory
 JOBS = 10
 
 
-def script_calls(server: ValkeyServer) -> int:
+def calls(server: ValkeyServer, *commands: str) -> int:
     with redis.Redis.from_url(server.url) as client:
         stats = client.info("commandstats")
-        return sum(
-            int(values["calls"])
-            for name, values in stats.items()
-            if name in ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_fcall")
-        )
+        names = [f"cmdstat_{command}" for command in commands]
+        return sum(int(stats[name]["calls"]) for name in names if name in stats)
+
+
+def script_calls(server: ValkeyServer) -> int:
+    return calls(server, "evalsha", "eval", "fcall")
 
 
 def test_a_short_job_takes_three_scripts(
@@ -37,3 +38,21 @@ def test_a_short_job_takes_three_scripts(
         fleet.wait_for(result.id)
 
     assert script_calls(valkey_server) - before == 3 * JOBS
+
+
+def test_a_result_is_stored_without_being_read(
+    valkey_server: ValkeyServer, make_fleet: FleetFactory
+) -> None:
+    fleet = make_fleet(valkey_server.url, jobkit_dispatch_interval=3600)
+    fleet.start("a")
+    warm = fleet.send("add", 0, 0)
+    fleet.wait_for(warm.id)
+
+    before = calls(valkey_server, "get")
+    jobs = [fleet.send("add", n, n) for n in range(JOBS)]
+    for job in jobs:
+        fleet.wait_for(job.id)
+    after = calls(valkey_server, "get")
+
+    assert after - before == 0
+    assert [job.get(timeout=20) for job in jobs] == [2 * n for n in range(JOBS)]

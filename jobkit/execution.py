@@ -192,7 +192,7 @@ class Execution:
         self.end()
         if done is None:
             self.gone()
-        if over:
+        if tell:
             ends.tell(self.store, self.id, done)
 
     def bury(self, failure: Failure, reason: str) -> None:

@@ -81,7 +81,7 @@ class Progress:
 
     def encode(self) -> str:
         """The text that the store keeps; empty when nothing is done."""
-        if self == _NOTHING_DONE:
+        if self is _NOTHING_DONE or self == _NOTHING_DONE:
             return ""
         return codec.dumps({name: getattr(self, name) for name in self.__slots__})
 

@@ -212,7 +212,8 @@ class Keeper:
             self._forget_threads()
         with self._lock:
             self._leases.add(lease)
-            self._busy.set()
+            if not self._busy.is_set():  # which wakes somebody each time
+                self._busy.set()
             if not self._threads:
                 self._start("jobkit-keeper", self._look)
                 self._start("jobkit-renewer", self._renew)

@@ -20,7 +20,8 @@ class Keys:
 
     def partition(self, job_id: str) -> int:
         """The partition of a job: the CRC-32 of its id, spread evenly."""
-        return zlib.crc32(job_id.encode()) % self.partitions
+        count = self.partitions
+        return zlib.crc32(job_id.encode()) % count if count > 1 else 0
 
     def tag(self, partition: int) -> str:
         """What every key of a partition begins with."""

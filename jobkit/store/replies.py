@@ -106,7 +106,8 @@ def job(values: list[str | None], message: str = "") -> Job:
         for name, value in zip(scripts.FIELDS, values, strict=True)
         if value is not None
     }
-    return Job.from_fields({**fields, "message": message})
+    fields["message"] = message
+    return Job.from_fields(fields)
 
 
 def event(entry_id: str, fields: Mapping[str, str]) -> Event:

@@ -93,6 +93,7 @@ JOB_TASK = {
     "apply_async": "(args=None, kwargs=None, task_id=None, producer=None, link=None, "
     "link_error=None, shadow=None, *, idempotency_key=None, owner='', **options)",
     "before_start": "(task_id, args, kwargs)",
+    "backend": "property",
     "check_limits": "()",
     "claims": "(args, kwargs)",
     "job": "property",

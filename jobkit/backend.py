@@ -23,7 +23,10 @@ def for_a_run(backend: Any) -> Any:
 
     Connections and all else that a backend holds are shared with ``backend``.
     """
-    if getattr(type(backend), "_store_result", None) is not _KEY_VALUE._store_result:  # noqa: SLF001
+    kind = type(backend)
+    store = getattr(kind, "_store_result", None)
+    # With a __del__ the end of a view would be taken for the backend's.
+    if store is not _KEY_VALUE._store_result or hasattr(kind, "__del__"):  # noqa: SLF001
         return backend
     return _as(_Writing, backend)
 

@@ -1065,18 +1065,24 @@ def test_a_task_has_the_backend_of_its_app(app: Celery) -> None:
     assert task.backend is own
 
 
-def test_a_backend_that_stores_in_its_own_way_is_left_alone(app: Celery) -> None:
+@pytest.mark.parametrize("own", ["_store_result", "__del__"])
+def test_a_backend_that_stores_or_ends_in_its_own_way_is_left_alone(
+    app: Celery, own: str
+) -> None:
     seen: list[Any] = []
-
-    class Own(type(app.backend)):  # type: ignore[misc]
-        def _store_result(self, *args: Any, **kwargs: Any) -> Any:
-            return super()._store_result(*args, **kwargs)
 
     def body(task: Any) -> None:
         seen.append(task.backend)
 
+    theirs = type(app.backend)
+    kept: Any = getattr(theirs, "_store_result")  # noqa: B009 - private
+
+    def way(*args: Any, **kwargs: Any) -> Any:
+        return kept(*args, **kwargs) if args[1:] else None
+
     task = make_task(app, body)
-    task.backend = Own(app=app, url="memory://")
+    kind: Any = type("Own", (theirs,), {own: way})
+    task.backend = kind(app=app, url="memory://")
     run(app, task.delay().id)
 
     assert seen == [task.backend]

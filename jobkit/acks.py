@@ -47,20 +47,20 @@ class Acknowledger:
         self._lease = settings.lease_seconds
         self._hint = settings.hint_seconds
         self._kind = kind
-        self._held: frozenset[str] = frozenset()
+        self._held: frozenset[Any] = frozenset()
 
     def look(self) -> None:
         """Find out which of the jobs are held by a lease or by their record."""
+        # Requests and no ids: another message of the same job may have come since,
+        # whose job is due after all that was noted of the first.
         self._held = frozenset(
-            request.id
-            for request in islice(self._long(), BATCH)
-            if self._is_held(request)
+            request for request in islice(self._long(), BATCH) if self._is_held(request)
         )
 
     def acknowledge(self) -> int:
         """Acknowledge them; how many messages it were."""
         held = self._held
-        ready = [r for r in self._long() if r.id in held and not r.acknowledged]
+        ready = [r for r in self._long() if r in held and not r.acknowledged]
         for request in ready:
             how = "holds its lease" if request.time_start else "waits in the store"
             logger.info("Job %s %s: message acknowledged", request.id, how)

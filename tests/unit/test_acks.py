@@ -8,16 +8,23 @@ from celery.worker import state
 
 from jobkit import clock
 from jobkit.acks import LOOKED_AHEAD, Acknowledger
+from jobkit.dispatcher import Dispatcher
 from jobkit.settings import Settings
 from jobkit.store.memory import MemoryStore
+from tests.unit.runs import ID, new_job
 
 
 class Request(SimpleNamespace):
     """What an acknowledger knows of a request."""
 
+    __eq__ = object.__eq__
+
     __hash__ = object.__hash__  # type: ignore[assignment]
     acknowledged = False
     time_start: float | None = None
+
+    def acknowledge(self) -> None:
+        self.acknowledged = True
 
 
 def long(**values: Any) -> bool:
@@ -53,3 +60,27 @@ def test_one_that_runs_is_acknowledged_in_time_however_it_came() -> None:
 
     assert long(received_at=now - 11, time_start=now - 11, shelved_at=1.0)
     assert not long(received_at=now - 99, time_start=now - 9, shelved_at=1.0)
+
+
+def test_a_message_that_came_since_the_look_waits_for_the_next() -> None:
+    store = MemoryStore()
+    store.enqueue(new_job(), "token", 0)  # it is due, though its message is here
+    acks = Acknowledger(store, Settings(), Request)
+    first, second = (Request(id=ID, received_at=clock.wall() - 11) for _ in "ab")
+    state.reserved_requests.add(first)
+    try:
+        acks.look()
+        # Only now it is published once more, and due again after its long hint.
+        dispatched: list[Any] = []
+        Dispatcher(store, dispatched.append, 300, ()).round()
+        state.reserved_requests.add(second)
+        acks.acknowledge()
+        assert (first.acknowledged, second.acknowledged) == (True, False)
+        acks.look()
+        acks.acknowledge()
+    finally:
+        state.reserved_requests -= {first, second}
+
+    assert second.acknowledged
+    assert len(dispatched) == 1
+    assert 25 < (store.next_due() or 0) <= Settings().lease_seconds

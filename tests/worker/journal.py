@@ -46,7 +46,8 @@ class Journal:
         entries = [
             _entry(line)
             for path in self.folder.glob(job or "*")
-            for line in path.read_text().splitlines()
+            # A reader may come in the middle of a write.
+            for line in path.read_text().split("\n")[:-1]
         ]
         wanted = (entry for entry in entries if fence in (0, entry.fence))
         return sorted(wanted, key=lambda entry: entry.at)

@@ -482,10 +482,11 @@ def test_the_map_may_be_adopted_for_one_task() -> None:
     for name in ("shop.sync", "shop.report", "mail.send"):
         add_task(app, name)
 
+    # Before anything is published: Celery 5.6 consumes what its process published to.
+    assert consumed(app) == ["celery", *DEFAULT_QUEUES]
     assert landed(app, "shop.sync") == "critical"
     assert landed(app, "shop.report") == "theirs"
     assert landed(app, "mail.send") == "celery"
-    assert consumed(app) == ["celery", *DEFAULT_QUEUES]
 
 
 # -- explained

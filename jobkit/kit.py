@@ -97,7 +97,7 @@ class JobKit:
     @cached_property
     def routing_map(self) -> RoutingMap | None:
         """The map of queues and routes; None when the project has none."""
-        return RoutingMap.read(self.settings.queues, self.settings.routes)
+        return _read_map(self.settings)
 
     @property
     def order(self) -> Order | None:
@@ -212,7 +212,7 @@ class JobKit:
         """Use the map as it is now; what is set later counts when all is read."""
         with suppress(SettingsError):
             settings = Settings.read(self.app.conf)
-            routing_map = RoutingMap.read(settings.queues, settings.routes)
+            routing_map = _read_map(settings)
             if routing_map is not None:
                 order, pile = _order(routing_map, settings), _collected(settings)
                 routing.install(self.app, routing_map, order, pile)
@@ -285,6 +285,19 @@ class JobKit:
 
 def _collected(settings: Settings) -> str:
     return f"{settings.prefix}.dead_letters"
+
+
+def _read_map(settings: Settings) -> RoutingMap | None:
+    routing_map = RoutingMap.read(settings.queues, settings.routes)
+    pile = _collected(settings)
+    if routing_map is None:
+        return None
+    if pile in routing_map.queues or pile in routing_map.dead_letter_queues():
+        raise SettingsError(
+            f"{pile!r} in jobkit_queues or jobkit_routes is jobkit's own: workers take "
+            "from it what RabbitMQ gives up. Choose another name.",
+        )
+    return routing_map
 
 
 def _order(routing_map: RoutingMap, settings: Settings) -> Order:

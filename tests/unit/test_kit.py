@@ -204,6 +204,30 @@ def test_a_wrong_map_is_refused_by_the_check(make_app: MakeApp) -> None:
         kit.check()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"jobkit_queues": {"shop.dead_letters": {}}},
+        {"jobkit_queues": {"fast": {"dead_letter_queue": "shop.dead_letters"}}},
+        {
+            "jobkit_routes": {
+                "*": {"queue": "low", "dead_letter_queue": "shop.dead_letters"}
+            }
+        },
+    ],
+    ids=["queue", "its-dead-letters", "a-route-s"],
+)
+def test_the_queue_of_what_rabbitmq_gives_up_is_no_project_s(
+    make_app: MakeApp, settings: dict[str, Any]
+) -> None:
+    app = make_app(jobkit_prefix="shop", **settings)
+    kit = JobKit(app)
+    app.finalize()
+
+    with pytest.raises(SettingsError, match=r"'shop\.dead_letters' .* another name"):
+        kit.check()
+
+
 def test_the_check_only_warns_of_a_store_that_is_away(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:

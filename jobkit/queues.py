@@ -287,6 +287,8 @@ def _options(line: str, options: Any, known: Sequence[str] | Mapping[str, Any]) 
 
 
 def _check_queue(line: str, queue: Any, queues: Mapping[str, QueueSpec]) -> None:
+    if queue is None:
+        raise SettingsError(f"{line} names no queue: add 'queue': NAME to it.")
     if not isinstance(queue, str) or queue not in queues:
         raise SettingsError(
             f"{line}: there is no queue {queue!r} in jobkit_queues."

@@ -191,3 +191,17 @@ def test_a_limit_holds_over_all_partitions(make_redis_store: RedisFactory) -> No
         assert give_back(store, job_id) == [ids[number + 1]]
         assert take(store, ids[number + 1]) == "held"
         assert state(store).holders == (ids[number + 1],)
+
+
+def test_who_joins_a_line_and_is_let_go_at_once_is_told_so(
+    store: Store, clock: Clock
+) -> None:
+    wide = Claim("wide", 3)
+    for job in "abcd":
+        take(store, job, claims=(wide,))
+    clock.advance(LEASE + 1)  # of a, b and c: nobody has looked since
+
+    answer = store.acquire("e", 1, (SHOP, wide), LEASE, SPAN)
+
+    assert answer.let_go == ("d", "e")
+    assert answer.standing == "promised"

@@ -116,4 +116,6 @@ end
 if known then
   tidy_all(known.claims)
 end
-return { place.stage, unpack(serve(at, span, STEPS)) }
+local gone = serve(at, span, STEPS)
+-- It may have been let go itself, at the end of a line that has just moved.
+return { place_of(id).stage, unpack(gone) }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,9 +42,8 @@ class Leaving:
             if isinstance(request, self._kind):
                 self._held[request.id] = request
 
-    def watch(self, leaving: threading.Event) -> None:
-        """Wait for the shutdown, and see to the jobs that were noted."""
-        leaving.wait()
+    def watch(self) -> None:
+        """See to the jobs that were noted, now that the worker shuts down."""
         if not self._held:
             return
         store = self._open_store()

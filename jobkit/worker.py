@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -45,6 +46,9 @@ TELL_EVERY = 5.0
 COLLECT_EVERY = 1.0
 LOST_EVERY = 1.0
 """Celery looks for lost children every 5 seconds, when it missed the end of one."""
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks whether the worker shuts down."""
 
 _Request: Any = Request  # its stubs lack what it says of revoked and cancelled
 
@@ -98,14 +102,16 @@ class JobStep(bootsteps.StartStopStep):
             self._go("jobkit-collector", COLLECT_EVERY, work.round, work.close)
         self._go("jobkit-prune", PRUNE_EVERY, rounds.prune, store.close)
         # Not joined: it sees to what the pool waits for after this step has ended.
-        watch = partial(self._leaving.watch, self._stop)
-        threading.Thread(target=watch, name="jobkit-leaving", daemon=True).start()
+        threading.Thread(
+            target=self._see_off, name="jobkit-leaving", daemon=True
+        ).start()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """End the rounds."""
         for timer in self._timers:
             timer.cancel()
         self._drain()
+        self._stop.set()
         for thread in self._threads:
             thread.join(timeout=5)
         worker_shutting_down.disconnect(self._drain)
@@ -130,9 +136,16 @@ class JobStep(bootsteps.StartStopStep):
         }
 
     def _drain(self, **_: Any) -> None:
+        # A signal's handler: a second signal may interrupt it, and not return before
+        # the last job has stopped. So nothing here takes a lock, as an event's set does.
         self.kit.drain.set()
         self._leaving.note()
+
+    def _see_off(self) -> None:
+        while not (self._stop.is_set() or self.kit.drain.is_set()):
+            time.sleep(LOOK_EVERY)
         self._stop.set()
+        self._leaving.watch()
 
     def _unknown(self, sender: Any, name: str, id: str, **_: Any) -> None:  # noqa: A002
         """Pause a job whose task this worker does not have: Celery drops its message."""

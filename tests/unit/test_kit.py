@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -350,3 +352,20 @@ def test_a_result_watches_and_reads_its_job(make_app: MakeApp) -> None:
     assert result.job().state is State.CANCELLED
     assert task.AsyncResult(result.id).job() == result.job()
     assert not task.AsyncResult(result.id).existing
+
+
+# -- in a worker
+
+
+def test_a_shutdown_is_noted_without_a_lock(make_app: MakeApp) -> None:
+    kit = JobKit(make_app())
+    step = JobStep(SimpleNamespace(app=kit.app))
+
+    # As the handler of a second signal finds it that has interrupted the first's.
+    with step._stop._cond:  # type: ignore[attr-defined]
+        noting = threading.Thread(target=step._drain, daemon=True)
+        noting.start()
+        noting.join(5)
+        assert not noting.is_alive()
+
+    assert kit.drain.is_set()

@@ -1,7 +1,6 @@
 """A worker's last look at its jobs, when it can learn nothing of them."""
 
 import logging
-import threading
 from dataclasses import dataclass
 
 import pytest
@@ -24,11 +23,9 @@ class Request:
 def watch(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LAST_FETCH", "DEAF_AFTER"):
         monkeypatch.setattr(leaving, name, 0.0)
-    gone = threading.Event()
-    gone.set()
     worker = Leaving(lambda: RedisStore(NOWHERE, timeout=0.2), Request)
     worker.note()
-    worker.watch(gone)
+    worker.watch()
 
 
 def test_a_running_job_is_named_though_the_store_is_away(

@@ -325,7 +325,10 @@ def test_one_at_a_time_while_workers_are_killed(make_fleet: FleetFactory) -> Non
 def test_one_at_a_time_while_workers_are_killed_for_a_minute(
     make_fleet: FleetFactory,
 ) -> None:
-    under_kills(make_fleet(jobkit_hint_seconds=LEASE), 200, "abcd", 60)
+    # In a minute the killer meets the same job more often than its policy would bear.
+    policy = {"base": 0.1, "crashes": 100}
+    fleet = make_fleet(jobkit_hint_seconds=LEASE, jobkit_retry_policy=policy)
+    under_kills(fleet, 200, "abcd", 60)
 
 
 @pytest.mark.long

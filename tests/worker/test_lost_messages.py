@@ -159,7 +159,8 @@ def test_without_the_early_acknowledgement_the_worker_ends_and_the_job_does_not(
 ) -> None:
     fleet = make_fleet(broker=Broker(impatient_rabbit.url, conf), jobkit_ack_after=60)
     (worker,) = fleet.start("a")
-    result = fleet.send("walk", 700)
+    # Longer than the broker waits, and shorter than it waits twice.
+    result = fleet.send("walk", 550)
 
     assert worker.wait() == 1
     assert "PRECONDITION_FAILED" in worker.log
@@ -167,7 +168,7 @@ def test_without_the_early_acknowledgement_the_worker_ends_and_the_job_does_not(
     job = fleet.wait_for(result.id, timeout=40)
 
     assert job.state is State.SUCCEEDED
-    assert set(fleet.journal.items(result.id)) == set(range(1, 701))
+    assert set(fleet.journal.items(result.id)) == set(range(1, 551))
     fleet.close()
 
 

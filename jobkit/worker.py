@@ -138,8 +138,8 @@ class JobStep(bootsteps.StartStopStep):
     def _drain(self, **_: Any) -> None:
         # A signal's handler: a second signal may interrupt it, and not return before
         # the last job has stopped. So nothing here takes a lock, as an event's set does.
-        self.kit.drain.set()
         self._leaving.note()
+        self.kit.drain.set()  # last: whoever sees it looks at what was noted
 
     def _see_off(self) -> None:
         while not (self._stop.is_set() or self.kit.drain.is_set()):

@@ -369,3 +369,22 @@ def test_a_shutdown_is_noted_without_a_lock(make_app: MakeApp) -> None:
         assert not noting.is_alive()
 
     assert kit.drain.is_set()
+
+
+def test_what_a_worker_holds_is_noted_before_anybody_knows_of_the_shutdown(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = JobKit(make_app())
+    known: list[bool] = []
+
+    class Requests(dict[str, Any]):
+        def values(self) -> Any:
+            known.append(kit.drain.is_set())
+            return super().values()
+
+    monkeypatch.setattr("celery.worker.state.requests", Requests())
+
+    JobStep(SimpleNamespace(app=kit.app))._drain()
+
+    assert known == [False]
+    assert kit.drain.is_set()

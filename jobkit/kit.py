@@ -289,9 +289,9 @@ def _collected(settings: Settings) -> str:
 
 def _read_map(settings: Settings) -> RoutingMap | None:
     routing_map = RoutingMap.read(settings.queues, settings.routes)
-    pile = _collected(settings)
     if routing_map is None:
         return None
+    pile = _collected(settings)
     if pile in routing_map.queues or pile in routing_map.dead_letter_queues():
         raise SettingsError(
             f"{pile!r} in jobkit_queues or jobkit_routes is jobkit's own: workers take "

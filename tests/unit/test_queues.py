@@ -234,7 +234,6 @@ def test_a_wrong_queue_is_refused_with_its_line(queues: Any, told: str) -> None:
         ({"a": "zzz"}, "There are fast, slow."),
         ({"a": {}}, "names no queue: add 'queue'"),
         ({"a": {"dead_letter_queue": "x"}}, "names no queue: add 'queue'"),
-        ({"a": None}, "is None, expected is a dict"),
         ({"a": {"queue": ["fast"]}}, "no queue ['fast']"),
         ({"a": None}, "jobkit_routes['a'] is None"),
         ({"a": {"queue": "fast", "priority": 3}}, "no option 'priority'"),

@@ -111,12 +111,21 @@ def short_jobs(url: str, jobs: int, count: int) -> bool:
         wait_until(lambda: broker.hlen("unacked") == 0, "acks", 20, pause=PAUSE)
         return time.perf_counter() - start
 
+    broker.script_load(tasks.EMPTY)
     cost = rounds(
-        count, plain=lambda: all_done(tasks.plain), job=lambda: all_done(tasks.job)
+        count,
+        plain=lambda: all_done(tasks.plain),
+        trips=lambda: all_done(tasks.trips),
+        job=lambda: all_done(tasks.job),
     )
     print(
         f"  short jobs a second: plain late-ack {jobs / cost['plain']:.0f}, "
         f"job {jobs / cost['job']:.0f}",
+    )
+    # What is left of a plain task with nothing but the calls: the machine's share.
+    print(
+        f"  plain with two empty calls to the store: "
+        f"{cost['plain'] / cost['trips']:.2f} of plain, on {os.cpu_count()} cores",
     )
     ratio = cost["plain"] / cost["job"]
     return show(

@@ -8,6 +8,7 @@ import pytest
 from celery import chord
 
 from jobkit import State, clock
+from jobkit.retry import Budgets
 from tests.servers import ValkeyServer
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet, FleetFactory
@@ -100,6 +101,7 @@ def test_a_result_that_was_not_stored_is_stored_later(
     job = fleet.wait_for(result.id, timeout=40)
 
     assert again.attempts == job.attempts == 0
+    assert Budgets.decode(again.budgets).transient == 0  # it was no error of the task's
     assert job.state is State.SUCCEEDED
     assert fleet.shown(result.id) == "SUCCESS"
     assert fleet.journal.items(result.id) == list(range(1, 101))

@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from jobkit import clock
-from jobkit.errors import JobNotFound, StoreUnavailable
+from jobkit.errors import DuplicateJob, JobNotFound, StoreUnavailable
 from jobkit.job import Job, Message
 from jobkit.publishing import COPIED, broker_errors
 from jobkit.store.base import Store
@@ -110,8 +110,8 @@ def death_in(headers: Mapping[str, Any] | None) -> str:
 def bring_back(store: Store, job_id: str, death: str) -> bool | None:
     """Replay the job of a dead letter that somebody moved back to a queue.
 
-    False for a stale one: the job did not die that death last, or is dead no
-    more. None when there is no record any more.
+    False for a stale one: the job did not die that death last, is dead no more, or
+    another job has its unique key. None when there is no record any more.
     """
     try:
         answer, _ = store.replay(
@@ -119,6 +119,9 @@ def bring_back(store: Store, job_id: str, death: str) -> bool | None:
         )
     except JobNotFound:
         return None
+    except DuplicateJob as error:
+        logger.warning("Job %s stays dead, its letter came back: %s", job_id, error)
+        return False
     return answer == "done"
 
 

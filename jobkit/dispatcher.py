@@ -60,6 +60,9 @@ class Dispatcher:
         except self._unpublished as error:
             logger.warning("Job %s is due, but not published: %s", due.id, error)
             return False
+        except Exception:  # the others are published all the same
+            logger.exception("The message of job %s cannot be published", due.id)
+            return False
         self._store.published(due.id, self._hint, hints=due.hints, fence=due.fence)
         logger.info("Published job %s (%s)", due.id, message.task)
         return True

@@ -179,6 +179,11 @@ class Entry:
             except StoreUnavailable:
                 logger.warning("Job %s is published when its hint is due", self._id)
             return
+        except Exception as error:
+            # No broker would ever take it, and the caller is told so.
+            with suppress(StoreError):
+                kit.jobs.cancel(self._id, reason=f"not published: {error}")
+            raise
         if self._has_key:
             # If this is not told, a second message comes, and does no harm.
             with suppress(StoreError):

@@ -19,7 +19,7 @@ from jobkit.ahead import HANDLED, LOOK, Ahead, Done, Outcome, threads_of
 from jobkit.checkpoint import StageState
 from jobkit.errors import CodecError, Interrupted, SkipItem, StageError
 from jobkit.job import FailedItem, ItemFailure
-from jobkit.progress import total_of
+from jobkit.progress import count_of, total_of
 from jobkit.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -95,16 +95,18 @@ class StageRun:
         """Count ``n`` more items as done; saves and stops when it is time to.
 
         Raises:
-            StageError: ``n`` is negative, or threads handle the stage's items.
+            StageError: ``n`` is negative or no whole number, or threads handle the
+                stage's items.
         """
         self._must_be_in_turn()
-        if n < 0:
+        more = count_of(n, self.name)
+        if more < 0:
             raise StageError(
                 f"Stage {self.name!r} cannot advance by {n}: progress never goes back.",
             )
         if self.state.done:
             return
-        self.state.current += n
+        self.state.current += more
         if message is not None:
             self._run.say(message)
         self._attend(self.state.current)
@@ -113,12 +115,17 @@ class StageRun:
         """Say how many items are done, out of how many; never fewer than before.
 
         A ``total`` of 0 is one that is not known yet.
+
+        Raises:
+            StageError: One of them is no whole number, or threads handle the stage's
+                items.
         """
         self._must_be_in_turn()
+        count = count_of(current, self.name)
         if self.state.done:
             return
         self.state.total = total_of(total, self.name) or None
-        self.state.current = max(self.state.current, current)
+        self.state.current = max(self.state.current, count)
         self._run.say(message)
         self._attend(self.state.current)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from jobkit.errors import SettingsError, StageError
 from jobkit.job import Progress
 
 SMOOTHING = 10.0
 """Seconds after which an old rate has lost two thirds of its say."""
+
+MOST = 2**53
+"""Up to here a store counts exactly: Lua's numbers are floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +132,41 @@ def total_of(value: object, stage: str) -> int | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    total = _whole(value)
+    if total is None or total < 0:
         raise StageError(
             f"The total of stage {stage!r} must be a whole number from 0 on, or None "
             f"when it is not known; it is {value!r}.",
         )
-    return value
+    return total
+
+
+def count_of(value: object, stage: str) -> int:
+    """A number of items as given by user code.
+
+    Raises:
+        StageError: It is no whole number.
+    """
+    count = _whole(value)
+    if count is None:
+        raise StageError(
+            f"Stage {stage!r} counts its items in whole numbers of up to 2**53; this "
+            f"is {value!r}.",
+        )
+    return count
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number of any type, as numpy's or 3.0; None for all else."""
+    try:
+        number = int(value) if _is_whole(value) else operator.index(value)
+    except TypeError:
+        return None
+    return None if isinstance(value, bool) or abs(number) > MOST else number
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from jobkit.job import Message, NewJob
 from jobkit.publishing import Publisher, broker_errors
 from jobkit.rescue import Rescue
 from jobkit.states import State
-from jobkit.store.values import Dropped, Released
+from jobkit.store.values import Death, Dropped, Released
 from jobkit.turns import Turns
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ UNTOLD_FOR = 10.0
 
 UNHEARD_FOR = 3600.0
 """Seconds that workers with receivers have for an end before those without drop it."""
+
+PRUNE_BATCH = 250
+"""Records that go at a time: others want to be answered in between."""
 
 PATIENCE = 4.0
 """Seconds that a broker is waited for where somebody sits and waits."""
@@ -94,7 +97,7 @@ class Rounds:
             for end in unheard:
                 try:
                     ends.catch_up(self.store, end.id, patience)
-                except SchemaError as error:  # a newer worker tells of it
+                except (SchemaError, ValueError) as error:  # a newer worker tells of it
                     logger.warning("The end of job %s is not told: %s", end.id, error)
 
     def dispatch(self) -> int:
@@ -121,7 +124,9 @@ class Rounds:
         Of dead letters this is announced before.
         """
         self._announce_expiring()
-        pruned = self._count("pruned", self.store.prune())
+        pruned = 0
+        while count := self.store.prune(PRUNE_BATCH):
+            pruned += self._count("pruned", count)
         if self._graves:
             keep = self.store.retention.dead
             try:
@@ -135,14 +140,20 @@ class Rounds:
         age = max(0.0, keep - self._kit.settings.dead_letter_notice)
         while deaths := self.store.claim_notes("unannounced", age, UNTOLD_FOR):
             for death in deaths:
-                job = self.store.get(death.id)
-                if job is not None and job.finished_at is not None:
-                    at = job.finished_at + timedelta(seconds=keep)
-                    signals.job_dead_letter_expiring.send(
-                        sender=job.task, job_id=job.id, expires_at=at
-                    )
-                self.store.noted("unannounced", death)
+                try:
+                    self._announce(death, keep)
+                except (SchemaError, ValueError) as error:  # a newer worker does it
+                    logger.warning("No word that job %s goes: %s", death.id, error)
             self._count("announced", len(deaths))
+
+    def _announce(self, death: Death, keep: float) -> None:
+        job = self.store.get(death.id)
+        if job is not None and job.finished_at is not None:
+            at = job.finished_at + timedelta(seconds=keep)
+            signals.job_dead_letter_expiring.send(
+                sender=job.task, job_id=job.id, expires_at=at
+            )
+        self.store.noted("unannounced", death)
 
     def collected(self, new: NewJob, dropped: Dropped) -> None:
         """File a message that the broker gave up, and tell of it."""

@@ -10,7 +10,13 @@ from typing import Any, NoReturn, TypeVar
 
 from jobkit import clock, codec
 from jobkit.checkpoint import Checkpoint, Migration
-from jobkit.errors import Interrupted, LeaseLost, StageError, StoreUnavailable
+from jobkit.errors import (
+    Interrupted,
+    LeaseLost,
+    Permanent,
+    StageError,
+    StoreUnavailable,
+)
 from jobkit.items import StageRun
 from jobkit.job import FailedItem, ItemFailure, Job, Progress
 from jobkit.lease import Lease
@@ -168,10 +174,20 @@ class Run:
         return self._ledger(self.job.id)
 
     def to_replay(self, stage: str, place: int | None) -> Iterator[ItemFailure]:
-        """Open rows of the job that this one replays, behind a place in its ledger."""
+        """Open rows of the job that this one replays, behind a place in its ledger.
+
+        Raises:
+            Permanent: Its record is gone, and they with it.
+        """
+        replayed = self.job.replay_of
+        if self.lease.store.get(replayed) is None:
+            raise Permanent(
+                f"The failed items of job {replayed!r} cannot be replayed: its record "
+                "is not kept any more.",
+            )
         return (
             row
-            for row in self._ledger(self.job.replay_of)
+            for row in self._ledger(replayed)
             if row.open
             and self.now(row.stage) == stage
             and (place is None or row.place > place)
@@ -229,6 +245,8 @@ class Run:
         self._seconds = stage.state.seconds
         self._pace = Pace(self.saved.rate if same else None)
         self._pace.measure(stage.state.current, clock.monotonic())
+        if not (same or stage.state.done or stage.name == UNNAMED.name):
+            self.attend(stop=False)  # it is seen before its first item is through
 
     def must_be_open(self, stage: StageRun) -> None:
         """Refuse what can only be done inside the stage's block.

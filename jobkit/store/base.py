@@ -262,14 +262,19 @@ class Store(Slots, Protocol):
         """
 
     def prune(self, limit: int = 1000) -> int:
-        """Remove finished records whose retention has passed; how many it were."""
+        """Remove finished records whose retention has passed; how many it were.
+
+        One whose failed items another job goes over, or may be replayed to go over,
+        stays as long as that is so, and up to a day more.
+        """
 
     def untold(self, age: float, limit: int = 100) -> Sequence[Released]:
         """Jobs that ended without a word to Celery: their chords still wait.
 
         They died or were cancelled at least ``age`` seconds ago and nobody has
         said ``told`` since; not those that ``bury`` or ``discard`` ended, of which
-        Celery was told before. Oldest first, up to ``limit`` of each partition.
+        Celery was told before. Oldest first, up to ``limit`` of each partition; they
+        come again after ``age``.
         """
 
     def told(self, job_id: str) -> None:

@@ -18,6 +18,7 @@ from jobkit.store.memory_dead_letters import DeadLetters
 from jobkit.store.memory_letters import Letters
 from jobkit.store.memory_records import (
     HINT_CAP,
+    LAST_CHANCE,
     REFUSALS,
     Record,
     heard,
@@ -301,6 +302,9 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
             if running or not record.has_been_run_by(worker):
                 record.write(at, error=error.encode())
                 record.lose_owner(at, error)
+            elif record.number("due_at") > at:
+                # Its message may be what the worker died with.
+                record.fields["due_at"] = str(at)
             return record.released()
 
     def rescue(self, limit: int = 100) -> list[Released]:
@@ -349,19 +353,32 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
         with self._change() as at:
             kept = asdict(self._retention)
             old = [
-                record.text("id")
+                record
                 for record in self._earliest("finished_at", at, len(self._jobs))
                 if at >= record.expires_at(kept)
-            ][:limit]
-            for job_id in old:
-                del self._jobs[job_id]
-            return len(old)
+            ]
+            old.sort(key=lambda record: record.expires_at(kept))
+            gone = 0
+            for record in old[:limit]:
+                if self._is_needed(record):
+                    record.fields["kept_till"] = str(at + LAST_CHANCE)
+                else:
+                    del self._jobs[record.text("id")]
+                    gone += 1
+            return gone
+
+    def _is_needed(self, record: Record) -> bool:
+        child = self._jobs.get(record.text("replayed_by"))
+        if child is None or record.state is not State.PARTIAL:
+            return False
+        return child.state is State.DEAD or not child.state.finished
 
     def untold(self, age: float, limit: int = 100) -> list[Released]:
         """Jobs of whose end Celery was not told."""
-        with self._changed:
-            until = self._now() - milliseconds(age)
-            untold = self._earliest("untold_since", until, limit)
+        with self._change() as at:
+            untold = self._earliest("untold_since", at - milliseconds(age), limit)
+            for record in untold:
+                record.fields["untold_since"] = str(at)
             return [record.released() for record in untold]
 
     def told(self, job_id: str) -> None:

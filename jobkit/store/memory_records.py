@@ -38,6 +38,7 @@ from jobkit.store.values import (
 )
 
 HINT_CAP = 6 * 3_600_000
+LAST_CHANCE = 86_400_000
 
 _DONE = frozenset({State.SUCCEEDED, State.PARTIAL})
 NOTES = ("uncopied", "unannounced")
@@ -236,11 +237,13 @@ class Record:
 
     def enter_over(self, parent: Record, new: NewJob, checkpoint: str, at: int) -> None:
         """Become the record of a job over the failed items of another one."""
-        like = ("task", "queue", "priority", "dead_letter_queue", "owner", "stages")
+        like = ("task", "queue", "priority", "dead_letter_queue", "owner")
         self.move(State.QUEUED, at)
         self.write(
             at,
-            **{name: parent.text(name) for name in (*like, "crash_limit")},
+            **{name: parent.text(name) for name in like},
+            stages=parent.text("stages") or "[]",
+            crash_limit=parent.text("crash_limit") or "3",
             id=new.id,
             schema=SCHEMA,
             enqueue_token=new.id,
@@ -389,7 +392,7 @@ class Record:
         if to not in _DONE or not self.text("unique_till"):
             self.drop("unique_held")
         self.move(to, at)
-        self.drop("request")
+        self.drop("request", "kept_till")
         self.write(at, finished_at=at, reason=reason)
         if to is State.DEAD:
             copied = NOTES if self.text("dead_letter_queue") else NOTES[1:]
@@ -411,7 +414,8 @@ class Record:
             retention = max(retention, kept["dead"])
         begun = max(self.number("finished_at"), self.number("restored_at"))
         till = self.number("unique_till") if self.state in _DONE else 0
-        return max(till, begun + milliseconds(retention))
+        kept_till = self.number("kept_till")
+        return max(till, kept_till, begun + milliseconds(retention))
 
     @property
     def death(self) -> str:

@@ -146,6 +146,20 @@ def test_told_again_the_crash_of_a_run_counts_once(store: Store, clock: Clock) -
     assert names(store).count("recovered") == 1
 
 
+def test_a_worker_may_die_before_a_later_run_of_its_job_begins(
+    store: Store, clock: Clock
+) -> None:
+    run = running(store)
+    store.retry("job", run.fence, failure(), 0)
+    store.claim_due(10, 60)
+    store.published("job", LEASE)
+    clock.advance(1)
+
+    assert store.crash("job", "w1", CRASHED)
+
+    assert [due.id for due in store.claim_due(10, 60)] == ["job"]
+
+
 def test_told_after_the_rescue_it_counts_once(store: Store, clock: Clock) -> None:
     running(store)
     clock.advance(LEASE)

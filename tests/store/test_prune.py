@@ -1,21 +1,27 @@
 """How long finished records stay."""
 
+from dataclasses import replace
+
 import pytest
 
+from jobkit.job import FailedItem, NewJob
 from jobkit.states import State
 from jobkit.store.base import Store
 from jobkit.store.values import Retention
 from tests.store.clocks import Clock
 from tests.store.conftest import StoreFactory
 from tests.store.lives import (
+    LEASE,
     dead,
     enqueued,
     failure,
     kept,
+    message,
     names,
     new_job,
     running,
     snapshot,
+    started,
 )
 
 RETENTION = Retention(succeeded=10, partial=20, cancelled=30, dead=40)
@@ -91,3 +97,65 @@ def test_all_are_pruned_a_few_at_a_time(store: Store, clock: Clock) -> None:
     while count := store.prune(limit=2):
         total += count
     assert total == 9
+
+
+DAY = 86_400
+
+
+def replayed(store: Store) -> str:
+    """A job over the failed items of ``job``, which has ended."""
+    run = running(store)
+    failed = FailedItem("import", "a", "ValueError", "no")
+    store.save("job", run.fence, 1, replace(snapshot(5), failed=(failed,)), LEASE)
+    assert store.succeed("job", run.fence, snapshot(6)) is State.PARTIAL
+    text = message().encode()
+    child = NewJob(store.partner("job"), "shop.sync", text, replay_of="job")
+    assert store.replay_items(child, "where it begins") == ("done", child.id)
+    return child.id
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_failed_items_stay_as_long_as_a_job_may_go_over_them(
+    store: Store, clock: Clock, *, begun: bool
+) -> None:
+    child = replayed(store)
+    if begun:
+        started(store, child)
+    for seconds in (20, DAY, DAY + 1):
+        clock.advance(seconds)
+        assert store.prune() == 0
+        assert [row.key for row in store.failures("job").items] == ["a"]
+
+
+def test_failed_items_stay_for_a_job_over_them_that_is_dead(
+    make_store: StoreFactory, clock: Clock
+) -> None:
+    store = make_store(Retention(partial=20, dead=3 * DAY))
+    child = replayed(store)
+    store.bury(child, started(store, child).fence, failure(), "permanent")
+    clock.advance(2 * DAY)
+    assert store.prune() == 0
+
+    store.replay(child, "resume")
+
+    started(store, child, "second")
+    assert [row.key for row in store.failures("job").items] == ["a"]
+
+
+def test_failed_items_go_a_day_after_the_job_over_them_has_ended(
+    store: Store, clock: Clock
+) -> None:
+    child = replayed(store)
+    clock.advance(20)
+    assert store.prune() == 0
+    run = started(store, child)
+    assert store.succeed(child, run.fence, snapshot(1)) is State.SUCCEEDED
+    clock.advance(10)
+    assert store.prune() == 1
+    assert store.get(child) is None
+
+    clock.advance(DAY - 10.001)
+    assert store.prune() == 0
+    clock.advance(0.001)
+    assert store.prune() == 1
+    assert store.get("job") is None

@@ -9,8 +9,10 @@ from jobkit.errors import JobNotFound, SchemaError
 from jobkit.job import SCHEMA, FailedItem, Job, NewJob
 from jobkit.states import State
 from jobkit.store.base import Store
+from jobkit.store.values import Letter
 from tests.store.clocks import Clock
 from tests.store.lives import (
+    DROPPED,
     LEASE,
     failure,
     kept,
@@ -159,10 +161,10 @@ def test_a_stale_owner_resolves_nothing(store: Store) -> None:
     assert is_open(store) == ["a", "b", "c"]
 
 
-def test_it_may_outlive_the_job_that_it_replays(store: Store, clock: Clock) -> None:
+def test_the_job_that_it_replays_stays_for_it(store: Store, clock: Clock) -> None:
     run = replayed(store)
     clock.advance(store.retention.partial)
-    assert store.prune() == 1
+    assert store.prune() == 0
     resolves(store, run, "a")
     assert store.succeed(run.id, run.fence, snapshot(3)) is State.SUCCEEDED
 
@@ -185,3 +187,25 @@ def test_a_record_of_a_newer_jobkit_is_refused(store: Store) -> None:
     rewrite(store, "job", schema=str(SCHEMA + 1))
     with pytest.raises(SchemaError):
         store.replay_items(child(store), PLACE)
+
+
+@pytest.mark.parametrize("way", ["filed", "restored"])
+def test_a_job_of_few_fields_is_replayed_as_any(store: Store, way: str) -> None:
+    new = NewJob("job", "shop.sync", message().encode())
+    if way == "filed":
+        assert store.collect(new, DROPPED)[0] == "filed"
+    else:
+        fields = {"id": "job", "task": "shop.sync", "state": "DEAD"}
+        fields |= {"created_at": "1", "updated_at": "1", "finished_at": "1"}
+        fields |= {"message": message().encode(), "fence": "1", "schema": "1"}
+        assert store.restore(Letter(fields), "token")
+    store.replay("job", "resume")
+    run = started(store)
+    store.save("job", run.fence, 1, replace(snapshot(5), failed=ITEMS), LEASE)
+    assert store.succeed("job", run.fence, snapshot(6)) is State.PARTIAL
+
+    outcome, child_id = store.replay_items(child(store), PLACE)
+
+    job = kept(store, child_id)
+    assert (outcome, job.state, job.queue) == ("done", State.QUEUED, "")
+    assert (job.owner, job.priority, job.stages, job.crash_limit) == ("", None, (), 3)

@@ -1,12 +1,14 @@
 """How jobs are taken from owners whose lease has ended."""
 
+from typing import Any
+
 import pytest
 
 from jobkit.clock import from_milliseconds
-from jobkit.job import RequestKind
+from jobkit.job import Progress, RequestKind
 from jobkit.states import State
 from jobkit.store.base import Store
-from jobkit.store.values import Released
+from jobkit.store.values import Released, Snapshot
 from tests.store.clocks import Clock
 from tests.store.lives import (
     HINT,
@@ -134,3 +136,16 @@ def test_a_job_that_stopped_has_no_lease(store: Store, clock: Clock) -> None:
     store.retry("retrying", run.fence, failure(), 999)
     clock.advance(LEASE)
     assert store.rescue() == []
+
+
+def test_a_place_that_is_no_number_stops_no_rescue(store: Store, clock: Clock) -> None:
+    run = running(store, "a", crash_limit=1)
+    place: Any = True  # as older code could save
+    odd = Snapshot(0, "", Progress(current=place, stage="count"))
+    store.save("a", run.fence, 1, odd, LEASE)
+    running(store, "b")
+    clock.advance(LEASE)
+
+    released = {job.id: job.state for job in store.rescue()}
+
+    assert released == {"a": State.DEAD, "b": State.QUEUED}

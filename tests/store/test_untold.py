@@ -178,8 +178,8 @@ def test_the_longest_untold_come_first(store: Store, clock: Clock) -> None:
         enqueued(store, job_id)
         store.ask(job_id, "cancel", "", "")
         clock.advance(1)
-    assert [job.id for job in store.untold(0, 2)] == ["c", "a"]
     assert [job.id for job in store.untold(2)] == ["c", "a"]
+    assert [job.id for job in store.untold(0, 2)] == ["b", "a"]
 
 
 def test_an_unknown_job_is_no_error(store: Store) -> None:
@@ -201,3 +201,19 @@ def test_a_note_without_its_end_is_dropped(
 
     assert store.untold(0) == []
     assert not store._client.exists(f"{store.keys.tag_of('job')}:untold")
+
+
+@pytest.mark.parametrize("make_store", ["memory", "redis"], indirect=True)
+def test_those_of_which_nobody_can_tell_keep_no_other_waiting(
+    store: Store, clock: Clock
+) -> None:
+    for job_id in ("a", "b", "c"):
+        enqueued(store, job_id)
+        store.ask(job_id, "cancel", "", "")
+    clock.advance(10)
+    assert [job.id for job in store.untold(10, 2)] == ["a", "b"]
+
+    assert [job.id for job in store.untold(10, 2)] == ["c"]
+    assert store.untold(10) == []
+    clock.advance(10)
+    assert [job.id for job in store.untold(10)] == ["a", "b", "c"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -186,6 +187,39 @@ def test_progress_that_goes_back(app: Celery) -> None:
     told = run(app, lambda task: task.increment_progress(-5), stages=())
 
     assert "cannot advance by -5: progress never goes back" in told
+
+
+@pytest.mark.parametrize(
+    "count", [True, 0.5, float("inf"), float("nan"), Decimal(1), "1", 10**400, None]
+)
+def test_a_count_that_is_none(app: Celery, count: Any) -> None:
+    ways: list[Body] = [
+        lambda task: task.increment_progress(count),
+        lambda task: task.set_progress(count, 10),
+    ]
+    for way in ways:
+        told = run(app, way, stages=())
+        assert "counts its items in whole numbers of up to 2**53" in told
+        assert f"this is {count!r}" in told
+
+
+class Whole:
+    """A whole number of another library's, as numpy's are."""
+
+    def __index__(self) -> int:
+        return 7
+
+
+@pytest.mark.parametrize("count", [7, 7.0, Whole()])
+def test_a_count_of_another_type(app: Celery, count: Any) -> None:
+    @app.task(base=ProgressTask, bind=True, shared=False)
+    def task(self: Any) -> None:
+        self.set_progress(count, count)
+
+    job_id = task.apply().id
+    progress = Client(app.jobkit.local).get(job_id).progress  # type: ignore[attr-defined]
+
+    assert (progress.current, progress.total) == (7, 7)
 
 
 def test_a_source_that_cannot_tell_its_cursor(app: Celery) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,18 @@ from kombu.exceptions import OperationalError
 
 from jobkit import JobKit, JobTask, State
 from jobkit.collector import read
-from jobkit.dead_letters import BATCH, DEATH, GRACE, LONGEST, Copies, copy_of, name_of
-from jobkit.job import ErrorInfo, Message
-from jobkit.rounds import Rounds
+from jobkit.dead_letters import (
+    BATCH,
+    DEATH,
+    GRACE,
+    LONGEST,
+    Copies,
+    bring_back,
+    copy_of,
+    name_of,
+)
+from jobkit.job import ErrorInfo, Message, Unique
+from jobkit.rounds import PRUNE_BATCH, Rounds
 from jobkit.signals import job_dead, job_dead_letter_expiring
 from jobkit.store.memory import MemoryStore
 from jobkit.store.values import Failure, Retention
@@ -224,3 +234,41 @@ def test_a_message_of_any_size_is_filed(kit: JobKit, store: MemoryStore) -> None
     assert job.message
     assert job.message.body == body
     assert told == ["big"]
+
+
+def test_a_letter_that_comes_back_while_another_job_has_its_key_changes_nothing(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    unique = Unique("7")
+    store.enqueue(replace(new_job("job"), unique=unique), "enqueue", 300)
+    run = store.begin("job", "token", "w", 30)
+    assert run.job
+    store.bury("job", run.job.fence, Failure(ErrorInfo("Permanent", "no")), "permanent")
+    store.enqueue(replace(new_job("other"), unique=unique), "enqueue", 300)
+
+    assert bring_back(store, "job", name_of(kept(store))) is False
+
+    assert kept(store).state is State.DEAD
+    assert "Job job stays dead, its letter came back" in caplog.text
+
+
+def test_a_dead_letter_of_a_newer_jobkit_keeps_no_other_from_going(
+    kit: JobKit, store: MemoryStore, now: Now, caplog: pytest.LogCaptureFixture
+) -> None:
+    for job_id in ("new", "old"):
+        die(store, job_id)
+    store._jobs["new"].fields["schema"] = "99"
+    now.advance(31 * DAY)
+
+    assert Rounds(kit).prune() == 2
+    assert "No word that job new goes" in caplog.text
+
+
+def test_all_that_has_expired_goes_in_one_round(
+    kit: JobKit, store: MemoryStore, now: Now
+) -> None:
+    for number in range(2 * PRUNE_BATCH + 1):
+        die(store, f"job {number}")
+    now.advance(31 * DAY)
+
+    assert Rounds(kit).prune() == 2 * PRUNE_BATCH + 1

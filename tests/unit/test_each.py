@@ -333,6 +333,19 @@ def test_an_item_that_cannot_be_kept_is_named_and_stays_open_when_replayed(
     assert (done, kept(store).open_failures, kept(store).state) == ([], 1, "PARTIAL")
 
 
+def test_failed_items_that_are_gone_are_not_taken_for_handled(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    handle(run, fails(3))
+    store.succeed(ID, run.job.fence, run.final())
+    place = Checkpoint.decode(kept(store).checkpoint).over_failures().encode()
+    store.replay_items(replace(new_job("child"), replay_of=ID), place)
+    del store._jobs[ID]
+    run = begin(store, job_id="child", skipping=policy())
+
+    with pytest.raises(Permanent, match="'job' cannot be replayed: its record is not"):
+        handle(run, fails())
+
+
 def test_more_failures_than_the_ledger_holds_are_all_counted(
     store: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -713,7 +713,7 @@ def test_receivers_hear_what_happens_to_a_job(app: Celery) -> None:
     told = dict(heard)
 
     assert names == [
-        *("job_started", "job_progressed", "job_retrying"),
+        *("job_started", "job_progressed", "job_progressed", "job_retrying"),
         *("job_started", "job_progressed", "job_dead"),
     ]
     assert {kwargs["job_id"] for _, kwargs in heard} == {"dies"}
@@ -726,7 +726,7 @@ def test_receivers_hear_what_happens_to_a_job(app: Celery) -> None:
     heard.clear()
     sync.apply(task_id="works")
     assert [name for name, _ in heard] == [
-        *("job_started", "job_progressed", "job_succeeded")
+        *("job_started", "job_progressed", "job_progressed", "job_succeeded")
     ]
     assert dict(heard)["job_succeeded"]["progress"].percent == 100.0
 

@@ -146,6 +146,28 @@ def test_a_message_that_the_broker_refuses_stops_no_other(
     assert broker.tries == 4
 
 
+def test_a_message_that_no_broker_can_take_stops_no_other(
+    store: MemoryStore, now: Now, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: list[str] = []
+
+    def publish(message: Message) -> None:
+        if message.task == "bad":
+            raise TypeError("keys must be str, not tuple")
+        taken.append(message.task)
+
+    dispatcher = Dispatcher(store, publish, HINT, (ConnectionError,))
+    store.enqueue(NewJob("0", "bad", Message("bad", b"", "", "").encode()), "e", HINT)
+    store.published("0", 0, ok=False)
+    due(store, "1", "2")
+
+    assert dispatcher.round() == 2
+    now.advance(GRACE)
+    assert dispatcher.round() == 0
+    assert taken == ["shop.sync"] * 2
+    assert "The message of job 0 cannot be published" in caplog.text
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"task":"t"}', '{"!new":1}', "null", "3"]
 )

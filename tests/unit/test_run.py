@@ -331,7 +331,7 @@ def test_an_interruption_is_not_saved_twice(store: Watched) -> None:
         for _ in stage.iterate(range(5)):
             ask(store, run, "drain")
 
-    assert store.positions == [1]
+    assert store.positions == [0, 1]
 
 
 @given(data=st.data())
@@ -536,14 +536,45 @@ def test_a_refused_stage_changes_nothing(store: Watched) -> None:
 # -- saving
 
 
+def test_a_stage_is_seen_before_its_first_item_is_through(store: Watched) -> None:
+    run = begin(store)
+    with run.stage("count", total=4, title="Counting"):
+        job = kept(store)
+    assert (job.progress.stage, job.progress.current) == ("count", 0)
+    assert (job.progress.total, job.progress.message) == (4, "Counting")
+
+    seen: list[Progress] = []
+    run.step("import", lambda: seen.append(kept(store).progress))
+
+    assert [(progress.stage, progress.percent) for progress in seen] == [
+        ("import", 50.0)
+    ]
+
+
+def test_a_stage_that_is_shown_or_done_is_not_saved_again(store: Watched) -> None:
+    run = begin(store)
+    with run.stage("count"):
+        pass
+    with pytest.raises(KeyError), run.stage("import"):
+        raise KeyError
+    store.interrupt(ID, run.lease.fence, "drain")
+    store.saved.clear()
+
+    again = begin(store)
+    with again.stage("count"):
+        pass
+    with again.stage("import"):
+        assert store.saved == []
+
+
 def test_nothing_is_saved_before_its_time(store: Watched) -> None:
     run = begin(store)
     with run.stage("import") as stage:
         for _ in stage.iterate(range(1000)):
             pass
-        assert not store.saved
+        assert store.positions == [0]
 
-    assert store.positions == [1001]
+    assert store.positions == [0, 1001]
 
 
 def test_checkpoint_every_saves_at_exact_counts(store: Watched) -> None:
@@ -551,7 +582,7 @@ def test_checkpoint_every_saves_at_exact_counts(store: Watched) -> None:
     with run.stage("import") as stage:
         list(stage.iterate(range(10)))
 
-    assert store.positions == [3, 6, 9, 11]
+    assert store.positions == [0, 3, 6, 9, 11]
 
 
 def test_checkpoint_every_counts_from_where_the_run_began(store: Watched) -> None:
@@ -574,7 +605,7 @@ def test_checkpoint_every_holds_for_hand_made_progress_too(store: Watched) -> No
             stage.checkpoint(n)
             stage.advance()
 
-    assert store.positions == [3, 6, 9]
+    assert store.positions == [0, 3, 6, 9]
 
 
 def test_an_interval_save_moves_the_next_count(store: Watched) -> None:
@@ -583,7 +614,7 @@ def test_an_interval_save_moves_the_next_count(store: Watched) -> None:
         for item in stage.iterate(range(10)):
             run.lease.attention = item == 1
 
-    assert store.positions == [2, 6, 10, 11]
+    assert store.positions == [0, 2, 6, 10, 11]
 
 
 def test_a_save_asks_for_the_cursor_of_the_last_item_that_is_done(
@@ -617,7 +648,7 @@ def test_the_last_write_is_made_on_success_error_and_interruption(
         run.lease.tick(draining=True)
         stage.advance(8)
 
-    assert store.positions == [2, 4, 16]
+    assert store.positions == [0, 2, 2, 4, 4, 16]
     assert kept(store).progress.current == 12
 
 
@@ -629,7 +660,7 @@ def test_an_outage_does_not_fail_the_loop(
         for item in stage.iterate(range(10)):
             store.down = 2 <= item <= 6
 
-    assert [snapshot.position for snapshot in store.saved] == [1, 2, 8, 9, 10, 11]
+    assert [snapshot.position for snapshot in store.saved] == [0, 1, 2, 8, 9, 10, 11]
     assert caplog.text.count("goes on without saving") == 5
 
 
@@ -710,7 +741,7 @@ def test_the_listener_hears_what_the_store_took() -> None:
     with run.stage("import") as stage:
         list(stage.iterate(range(5)))
 
-    assert [progress.current for progress in heard] == [2, 4, 5]
+    assert [progress.current for progress in heard] == [0, 2, 4, 5]
 
 
 def test_the_listener_hears_nothing_that_was_not_saved(store: Watched) -> None:
@@ -720,7 +751,7 @@ def test_the_listener_hears_nothing_that_was_not_saved(store: Watched) -> None:
         store.down = True
         list(stage.iterate(range(5)))
 
-    assert heard == []
+    assert [progress.current for progress in heard] == [0]
 
 
 # -- a stale owner
@@ -757,7 +788,7 @@ def test_a_run_that_fenced_itself_does_not_even_ask(
                 time.advance(20.0)
                 run.lease.tick(draining=False)
 
-    assert not store.saved
+    assert store.positions == [0]
     assert isinstance(run.stopped, LeaseLost)
 
 

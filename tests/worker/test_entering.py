@@ -122,3 +122,13 @@ def test_a_job_with_a_key_is_there_once(fleet: Fleet) -> None:
     fleet.start("a")
     assert second.get(timeout=20) == 3
     wait_until(lambda: fleet.wait_for(first.id).starts == 1, "it ran once")
+
+
+@backend_writes_here
+def test_a_message_that_no_broker_can_take_is_no_job(fleet: Fleet) -> None:
+    with pytest.raises(TypeError, match="keys must be str"):
+        fleet.task("add").apply_async((1, 2), headers={"by": {("a", "b"): 1}})
+
+    (job,) = fleet.jobs.list().items
+    assert job.state is State.CANCELLED
+    assert job.reason.startswith("not published: keys must be str")

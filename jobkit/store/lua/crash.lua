@@ -28,6 +28,11 @@ if state == 'QUEUED' then
   if not has_begun() then
     write(id, 'error', ARGV[3])
     state = lost_owner(id, now(), 'QUEUED', ARGV[3])
+  else
+    local at, due = now(), read(id, 'due_at')
+    if tonumber(due) and tonumber(due) > at then
+      due_at(id, at) -- its message may be what the worker died with
+    end
   end
   return { task, state }
 end

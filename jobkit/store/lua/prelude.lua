@@ -154,7 +154,7 @@ end
 
 -- Removes the ledger of a job's failed items.
 local function forget_failures(id)
-  redis.call('DEL', key('failures', id), key('failure_order', id))
+  redis.call('UNLINK', key('failures', id), key('failure_order', id))
   redis.call('HDEL', key('job', id), 'open_failures', 'ledger_full')
 end
 
@@ -200,7 +200,7 @@ local function forget(id)
   if unique then
     drop_key(id, unique)
   end
-  redis.call('DEL', key('job', id), key('ticks', id), unpack(companions(id)))
+  redis.call('UNLINK', key('job', id), key('ticks', id), unpack(companions(id)))
   redis.call('ZREM', index('expire'), id)
   redis.call('ZREM', index('untold'), id)
   redis.call('ZREM', index('unheard'), id)
@@ -221,10 +221,21 @@ local function forget(id)
   end
 end
 
--- Ends a job: its record stays for the state's retention. The expiry of the
--- keys themselves is the last chance, for stores that no worker prunes.
+-- Lets a record and what belongs to it go. The expiry of the keys themselves is the
+-- last chance, for stores that no worker prunes.
+local function expire(id, at)
+  redis.call('ZADD', index('expire'), int(at), id)
+  redis.call('PEXPIREAT', key('job', id), int(at + LAST_CHANCE))
+  redis.call('PEXPIREAT', key('events', id), int(at + LAST_CHANCE))
+  if read(id, 'open_failures') then
+    redis.call('PEXPIREAT', key('failures', id), int(at + LAST_CHANCE))
+    redis.call('PEXPIREAT', key('failure_order', id), int(at + LAST_CHANCE))
+  end
+end
+
+-- Ends a job: its record stays for the state's retention.
 local function finish(id, from, to, at, ...)
-  local open, unique, till, copied = read(id, 'open_failures', 'unique_key', 'unique_till', 'copied')
+  local unique, till, copied = read(id, 'unique_key', 'unique_till', 'copied')
   local kept = RETENTION[to]
   if copied then
     -- As long as a copy of its death may come back, it is known to be stale.
@@ -237,13 +248,7 @@ local function finish(id, from, to, at, ...)
     drop_key(id, unique)
   end
   move(id, from, to, at, nil, 'finished_at', int(at), ...)
-  redis.call('ZADD', index('expire'), int(expires), id)
-  redis.call('PEXPIREAT', key('job', id), int(expires + LAST_CHANCE))
-  redis.call('PEXPIREAT', key('events', id), int(expires + LAST_CHANCE))
-  if open then
-    redis.call('PEXPIREAT', key('failures', id), int(expires + LAST_CHANCE))
-    redis.call('PEXPIREAT', key('failure_order', id), int(expires + LAST_CHANCE))
-  end
+  expire(id, expires)
 end
 
 -- Ends a job that came while another one had its unique key.
@@ -376,7 +381,7 @@ local function with_place(id, error)
   local info, place = cjson.decode(error), 'Nothing was saved.'
   if seen and seen ~= '' then
     local progress = cjson.decode(seen)
-    if type(progress.stage) == 'string' then
+    if type(progress.stage) == 'string' and type(progress.current) == 'number' then
       place = 'Last checkpoint: item ' .. int(progress.current) .. ' of stage ' .. progress.stage .. '.'
     end
   end

@@ -35,15 +35,16 @@ if unique then
   write(child, 'unique_key', unique, 'unique_until', span)
   take_key(child, unique, span, at)
 end
+-- Of what was filed or restored some fields are not there.
 write(
   child, 'id', child, 'schema', SCHEMA, 'state', 'QUEUED', 'enqueue_token', child,
-  'task', task, 'message', ARGV[3], 'queue', queue_name, 'priority', priority,
-  'dead_letter_queue', dead_letter_queue, 'owner', owner, 'stages', stages,
-  'crash_limit', crash_limit, 'fence', 0, 'checkpoint', ARGV[4], 'replay_of', id,
+  'task', task, 'message', ARGV[3], 'queue', queue_name or '', 'priority', priority or '',
+  'dead_letter_queue', dead_letter_queue or '', 'owner', owner or '',
+  'stages', stages or '[]', 'crash_limit', crash_limit or '3', 'fence', 0, 'checkpoint', ARGV[4], 'replay_of', id,
   'replay_root', root or id,
   'created_at', int(at), 'updated_at', int(at)
 )
-enter(child, 'QUEUED', at, task, queue_name, owner)
+enter(child, 'QUEUED', at, task, queue_name or '', owner or '')
 due_at(child, at)
 event(child, 'queued', at, 'QUEUED')
 redis.call('HINCRBY', key('job', id), 'replays', 1)

@@ -16,6 +16,7 @@ from typing import Any
 from celery.worker import state
 
 from jobkit import clock
+from jobkit.errors import StoreError
 from jobkit.settings import Settings
 from jobkit.states import State
 from jobkit.store.base import Store
@@ -54,7 +55,7 @@ class Acknowledger:
         # Requests and no ids: another message of the same job may have come since,
         # whose job is due after all that was noted of the first.
         self._held = frozenset(
-            request for request in islice(self._long(), BATCH) if self._is_held(request)
+            request for request in islice(self._long(), BATCH) if self._judge(request)
         )
 
     def acknowledge(self) -> int:
@@ -82,6 +83,15 @@ class Acknowledger:
     def _limit(self, request: Any) -> float:
         ahead = hasattr(request, "shelved_at") and not request.time_start
         return max(self._after, LOOKED_AHEAD) if ahead else self._after
+
+    def _judge(self, request: Any) -> bool:
+        try:
+            return self._is_held(request)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the others are acknowledged
+            logger.warning("Job %s cannot wait in the store: %s", request.id, error)
+            return False
 
     def _is_held(self, request: Any) -> bool:
         job = self._store.get(request.id)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from celery import states
-from celery.backends.base import BaseKeyValueStoreBackend
 
 from jobkit import execution
-
-_KEY_VALUE: Any = BaseKeyValueStoreBackend
+from jobkit.views import KEY_VALUE, is_usual, seen_as
 
 
 def for_a_run(backend: Any) -> Any:
@@ -20,26 +17,8 @@ def for_a_run(backend: Any) -> Any:
     a copy of a task that was thought lost does not overwrite a SUCCESS. The first run
     of a job that has its lease knows that there is none, and saves a round trip. Any
     other run, and any other backend, does what Celery does.
-
-    Connections and all else that a backend holds are shared with ``backend``.
     """
-    kind = type(backend)
-    store = getattr(kind, "_store_result", None)
-    # With a __del__ the end of a view would be taken for the backend's.
-    if store is not _KEY_VALUE._store_result or hasattr(kind, "__del__"):  # noqa: SLF001
-        return backend
-    return _as(_Writing, backend)
-
-
-def _as(way: type, backend: Any) -> Any:
-    view: Any = object.__new__(_mixed((way, type(backend))))
-    view.__dict__ = backend.__dict__
-    return view
-
-
-@cache
-def _mixed(bases: tuple[Any, ...]) -> type:
-    return type("".join(base.__name__ for base in bases), bases, {})
+    return seen_as(_Writing, backend) if is_usual(backend) else backend
 
 
 class _Writing:
@@ -52,9 +31,9 @@ class _Writing:
         backend: Any = self
         if current is not None and current.id == task_id:
             if current.alone:
-                backend = _as(_Blind, self)
+                backend = seen_as(_Blind, self)
             current.shown = current.shown or state == states.SUCCESS
-        return _KEY_VALUE._store_result(  # noqa: SLF001
+        return KEY_VALUE._store_result(  # noqa: SLF001
             backend, task_id, result, state, *args, **kwargs
         )
 

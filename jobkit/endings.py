@@ -27,7 +27,7 @@ from jobkit.errors import (
 )
 from jobkit.execution import Execution
 from jobkit.job import ErrorInfo
-from jobkit.results import hand_over
+from jobkit.results import forget_progress, hand_over
 from jobkit.retry import Budgets, Decision, RetryPolicy, decide
 from jobkit.states import State
 from jobkit.store.values import REPLACED, Failure, InterruptKind
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 REFUSED = (SettingsError, TypeError)
 """What Celery meets at a callback that cannot be enqueued, now or later: arguments
 that are missing or not kept, or settings that are wrong."""
+
+OWN = (Interrupted, Ignore, Reject, Retry, SystemExit, KeyboardInterrupt)
+"""What says by itself how a run ends."""
 
 DRAIN_NOTICE = 0.5
 """Seconds by which the news of a shutdown may come after its signal."""
@@ -55,7 +58,7 @@ def ended_by(current: Execution, error: BaseException) -> None:
 
 
 def _end_by(current: Execution, error: BaseException) -> None:
-    match current.run.left(error):
+    match _cause(current, current.run.left(error)):
         case Interrupted() as stop:
             _interrupted(current, stop)
         case Ignore():
@@ -68,8 +71,19 @@ def _end_by(current: Execution, error: BaseException) -> None:
             _out_of_memory(current, fault)
         case Exception() as fault:
             failed(current, fault)
-        case _:
+        case SystemExit() | KeyboardInterrupt() | GeneratorExit():
             _exiting(current)
+        case odd:
+            _failed_oddly(current, odd)
+
+
+def _cause(current: Execution, error: BaseException) -> BaseException:
+    """The interruption, if user code made something else of it.
+
+    As a TaskGroup of asyncio does, or ``except BaseException`` that raises anew.
+    """
+    stopped = None if current.run.ended else current.run.stopped
+    return error if isinstance(error, OWN) else stopped or error
 
 
 def returned(current: Execution) -> None:
@@ -131,6 +145,14 @@ def failed(current: Execution, error: Exception) -> None:
     raise Retry(exc=error, when=when, sig=_eager_again(current))
 
 
+def _failed_oddly(current: Execution, error: BaseException) -> NoReturn:
+    """The body ended with what Celery takes for no error: asyncio's CancelledError."""
+    fault = RuntimeError(f"The body ended with {error!r}.")
+    fault.__cause__ = error
+    failed(current, fault)
+    raise fault
+
+
 def _slow_down(current: Execution, error: Exception) -> None:
     """Let nobody else start under the same rates before the service wants it."""
     verdict, wait = classify(error, current.policy.verdicts)
@@ -165,6 +187,8 @@ def ignored(current: Execution) -> None:
     """The task raised Ignore: it is done, or another one goes on with its id."""
     if not current.run.ended:
         current.succeed(REPLACED if current.replacing else "ignored")
+        if current.mirrored and not current.replacing:
+            forget_progress(current.task, current.request)
 
 
 def _rejected(current: Execution, reject: Any) -> None:
@@ -260,13 +284,22 @@ def settle(current: Execution, state: str | None, retval: Any) -> None:
             current.succeed()
         elif state == states.SUCCESS:
             _not_stored(current, sys.exception())
-        elif state == states.FAILURE or (current.local and current.failure):
-            # Eager errors that propagate leave Celery without a state.
+        elif state == states.FAILURE or _failed_in_hook(current):
             _bury(current, retval)
     except (LeaseLost, Ignore) as stop:
         logger.warning("Job %s could not be ended here: %s", current.id, stop)
     finally:
         current.release()
+
+
+def _failed_in_hook(current: Execution) -> bool:
+    """Whether a failure left Celery without a state, when all was told.
+
+    So does one in eager mode that propagates, and an error in ``on_failure``.
+    """
+    if not current.failure:
+        return False
+    return current.local or _passed(current.task.on_failure, sys.exception())
 
 
 def _hand_over(current: Execution, state: str | None, retval: Any) -> None:
@@ -319,6 +352,14 @@ def _is_from(hook: Any, error: BaseException | None) -> bool:
     return called is not None and called.tb_frame.f_code is getattr(
         hook, "__code__", None
     )
+
+
+def _passed(hook: Any, error: BaseException | None) -> bool:
+    """Whether an error came out of a hook, or of what it called."""
+    code, trace = getattr(hook, "__code__", None), getattr(error, "__traceback__", None)
+    while trace is not None and trace.tb_frame.f_code is not code:
+        trace = trace.tb_next
+    return trace is not None
 
 
 def _bury(current: Execution, error: Any) -> None:

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+BACKEND_REST = 30.0
+"""Seconds without progress to a backend that did not take it: the body waits for it."""
+
 REPLACE_GRACE = 10.0
 """Seconds within which a replacement is published before it is taken for lost."""
 
@@ -69,6 +72,7 @@ class Execution:
     claims: tuple[Claim, ...] = ()
     mirrored: float = 0.0
     arguments: tuple[Any, Any] | None = None
+    untold: bool = False
 
     @property
     def id(self) -> str:
@@ -96,9 +100,9 @@ class Execution:
         every = self.kit.settings.mirror_interval
         now = clock.monotonic()
         if every and now - self.mirrored >= every:
-            self.mirrored = now
             shown = meta(progress, self.run.saved.floor)
-            mirror(self.task, self.request, "PROGRESS", shown)
+            taken = mirror(self.task, self.request, "PROGRESS", shown)
+            self.mirrored = clock.monotonic() + (0.0 if taken else BACKEND_REST)
 
     def replaced_by(self, new: NewJob, delay: float | None = None) -> bool:
         """Hand the job's id over to another task; False if it is not ours.
@@ -222,17 +226,25 @@ class Execution:
             asked = self.run.lease.request
             reason = asked.reason if asked else ""
             if not self.local:
-                self.task.backend.mark_as_revoked(
-                    self.id, reason or "cancelled", request=self.request
-                )
-                self.celery_knows()
+                self._tell_cancelled(reason)
             ends.tell(self.store, self.id, State.CANCELLED)
         else:
             forget_progress(self.task, self.request)
 
+    def _tell_cancelled(self, reason: str) -> None:
+        try:
+            self.task.backend.mark_as_revoked(
+                self.id, reason or "cancelled", request=self.request
+            )
+        except Exception as error:  # noqa: BLE001 - any backend, any error
+            self.untold = True  # a worker's round tells it
+            logger.warning("Celery hears later that job %s ended: %r", self.id, error)
+        else:
+            self.celery_knows()
+
     def celery_knows(self) -> None:
         """Note that Celery was told of the end."""
-        if not self.local:
+        if not (self.local or self.untold):
             with suppress(StoreError):  # then it is told once more
                 self.store.told(self.id)
 

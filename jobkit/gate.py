@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from celery import states
 from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.exceptions import Ignore, Reject
 
@@ -23,6 +24,7 @@ from jobkit.job import Job, Message
 from jobkit.lease import Lease
 from jobkit.publishing import ETA, GENERATION, body_of, from_request, without_death
 from jobkit.recording import adopt
+from jobkit.results import mirror
 from jobkit.retry import Budgets
 from jobkit.run import Run
 from jobkit.states import State
@@ -37,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 FOREVER = 1e9
 """Seconds that a run in its caller's own process has: nobody else can take it."""
+
+LINKS = uuid.UUID("0b0a7c39-6c0e-5d52-9d0a-1f8f6f0a2c11")
+"""The namespace of the ids of links (UUID version 5)."""
 
 PATIENCE = 0.5
 """Seconds between two tries to reach the store."""
@@ -90,6 +95,9 @@ class Gate:
             raise Ignore(misfit)
         if not self._local:
             self._admit(current)
+            if self._task.tells_started:
+                told = {"pid": os.getpid(), "hostname": self._request.hostname}
+                mirror(self._task, self._request, states.STARTED, told)
         signals.job_started.send(sender=self._task.name, job_id=self._id, job=start.job)
         return current
 
@@ -149,7 +157,19 @@ class Gate:
         if job.replays:
             # Celery counts in the message, which is the one of before the replay.
             request.retries = Budgets.decode(job.budgets).own
+        if not self._local:
+            self._name_links(job)
         request.jobkit_execution = current
+
+    def _name_links(self, job: Job) -> None:
+        """Give the tasks that are enqueued after this one the same ids in each run.
+
+        A run that could not store its result goes through its end again.
+        """
+        for place, link in enumerate(self._request.callbacks or ()):
+            if not link.get("subtask_type"):  # of a chain or group Celery knows them
+                made = uuid.uuid5(LINKS, f"{self._id}:{job.replays}:{place}")
+                link.setdefault("options", {}).setdefault("task_id", str(made))
 
     def _choose_store(self) -> Store:
         if self._request.called_directly:

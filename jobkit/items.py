@@ -487,12 +487,14 @@ def _behind(cursor: Callable[[T], Any], done: Done[T]) -> Any:
 
 
 def _key(key: object) -> str:
-    """A key as the ledger keeps it; two that differ stay two, however long."""
-    text = str(key).encode(errors="replace")
-    if len(text.decode()) <= KEY_LIMIT:
-        return text.decode()
-    digest = hashlib.sha256(text).hexdigest()[:32]
-    return f"{text.decode()[: KEY_LIMIT - 33]}~{digest}"
+    """A key as the ledger keeps it; two that differ stay two, whatever they are."""
+    text = str(key)
+    shown = text.encode(errors="replace").decode()
+    if shown == text and len(text) <= KEY_LIMIT:
+        return text
+    # The names of files may have halves of characters, which nothing else keeps.
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+    return f"{shown[: KEY_LIMIT - 33]}~{digest}"
 
 
 def _payload(item: object) -> str:

@@ -16,6 +16,7 @@ from jobkit.errors import StoreUnavailable
 from jobkit.job import Event, Job, Progress
 from jobkit.publishing import to_context
 from jobkit.store.base import Store
+from jobkit.views import hasty
 
 if TYPE_CHECKING:
     from jobkit.client import Client
@@ -89,19 +90,22 @@ def meta(progress: Progress, floor: float = 0) -> dict[str, Any]:
     }
 
 
-def mirror(task: Any, request: Any, state: str, info: Any = None) -> None:
-    """Tell the result backend of a state that is not an end.
+def mirror(task: Any, request: Any, state: str, info: Any = None) -> bool:
+    """Tell the result backend of a state that is not an end; False if it failed.
 
-    A backend that is down or refuses is only logged: it holds no truth.
+    A backend that is down or refuses is only logged, and not asked again as Celery
+    would for many seconds: it holds no truth.
     """
     if request.is_eager or request.called_directly:
-        return
+        return True
     if task.ignore_result or request.ignore_result:
-        return
+        return True
     try:
-        task.backend.store_result(request.id, info, state, request=request)
+        hasty(task.backend).store_result(request.id, info, state, request=request)
     except Exception as error:  # noqa: BLE001 - any backend, any error
         logger.warning("Result backend did not take %s: %r", state, error)
+        return False
+    return True
 
 
 def is_there(task: Any, job_id: str) -> bool:

@@ -92,6 +92,7 @@ class JobTask(BaseTask):
     on_duplicate: OnDuplicate = "return"
     limits: Iterable[AnyLimit | dict[str, Any]] = ()
 
+    tells_started: ClassVar[bool] = False
     uniqueness: ClassVar[Uniqueness | None] = None
     make_kit: ClassVar[Callable[[Celery], JobKit]]
     plan: ClassVar[Plan] = Plan(())
@@ -111,6 +112,9 @@ class JobTask(BaseTask):
 
     @classmethod
     def _check_options(cls) -> None:
+        if cls.track_started:
+            # Celery says STARTED of a message that the gate then refuses.
+            cls.track_started, cls.tells_started = False, True
         cls.plan = Plan.of(cls.stages)
         if cls.retry_policy is not None:
             RetryPolicy.of(cls.retry_policy)

@@ -215,7 +215,7 @@ class JobRequest(_Request):  # type: ignore[misc]
         stopped = self._already_cancelled or self._already_revoked
         if isinstance(error, Terminated):
             # A cold shutdown cancels requests, it does not revoke tasks.
-            ending = self._crashed if self._already_cancelled else self._terminated
+            ending = self._let_go if self._already_cancelled else self._terminated
             self._tell(partial(ending, error))
         elif (
             _is_lost(error)
@@ -304,6 +304,17 @@ class JobRequest(_Request):  # type: ignore[misc]
         if self._kit.store.crash(self.id, self._worker, info):
             self._free()
         return False
+
+    def _let_go(self, _: BaseException) -> bool:
+        """Celery took its process away: the broker is gone, or the worker stops."""
+        store = self._kit.store
+        job = store.get(self.id)
+        if job is not None and job.state is State.QUEUED:
+            store.published(self.id, 0, ok=False, fence=job.fence)
+        elif job is not None and job.worker == self._worker:
+            store.interrupt(self.id, job.fence, "drain")
+            self._free()
+        return True
 
     def _free(self) -> None:
         """Free the slots of a run that is over; if it goes on, they are its next run's."""

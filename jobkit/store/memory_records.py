@@ -28,6 +28,7 @@ from jobkit.store.values import (
     EVENTS_KEPT,
     LEDGER_KEPT,
     REPLACED,
+    REQUEUED_FOR,
     RESOLVED,
     TICKS_KEPT,
     Begun,
@@ -384,7 +385,9 @@ class Record:
             self.write(at, due_at=at + milliseconds(BLOCKED_FOR))
             self.event("blocked", at, reason)
         else:
-            self.queue(at, at)
+            # A message that the broker has put back comes by itself.
+            wait = milliseconds(REQUEUED_FOR) if kind == "requeue" else 0
+            self.queue(at, at + wait)
             self.event("interrupted", at, reason or kind)
 
     def finish(self, to: State, at: int, reason: str = "") -> None:

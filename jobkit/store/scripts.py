@@ -14,6 +14,7 @@ from jobkit.store.values import (
     EVENTS_KEPT,
     LEDGER_KEPT,
     REPLACED,
+    REQUEUED_FOR,
     RESOLVED,
     TICKS_KEPT,
     TICKS_LINGER,
@@ -179,6 +180,7 @@ def constants(retention: Retention) -> str:
         f"local REPLACED, RESOLVED = '{REPLACED}', '{RESOLVED}'\n"
         f"local DUPLICATE = '{DUPLICATE}'\n"
         f"local LEDGER_KEPT, BLOCKED_FOR = {LEDGER_KEPT}, {int(BLOCKED_FOR * 1000)}\n"
+        f"local REQUEUED_FOR = {int(REQUEUED_FOR * 1000)}\n"
         f"local SCHEMA, EVENTS_KEPT, TICKS_KEPT, TICKS_LINGER = "
         f"{SCHEMA}, {EVENTS_KEPT}, {TICKS_KEPT}, {int(TICKS_LINGER * 1000)}\n"
     )

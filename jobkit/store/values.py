@@ -62,6 +62,9 @@ PORTABLE = frozenset(
 )
 """The fields of a dead job's record that an export has."""
 
+REQUEUED_FOR = 30.0
+"""Seconds after which a message is sent for a job that was put back at the broker."""
+
 BLOCKED_FOR = 3600.0
 """Seconds after which a BLOCKED job that nobody let go is judged anew."""
 

@@ -6,7 +6,7 @@ from jobkit.clock import from_milliseconds
 from jobkit.job import RequestKind
 from jobkit.states import State
 from jobkit.store.base import Store
-from jobkit.store.values import InterruptKind
+from jobkit.store.values import REQUEUED_FOR, InterruptKind
 from tests.store.clocks import Clock
 from tests.store.lives import (
     LEASE,
@@ -19,7 +19,7 @@ from tests.store.lives import (
 )
 
 
-@pytest.mark.parametrize("kind", ["drain", "requeue", "slice"])
+@pytest.mark.parametrize("kind", ["drain", "slice"])
 def test_a_drained_job_is_due_at_once(
     store: Store, clock: Clock, kind: InterruptKind
 ) -> None:
@@ -33,6 +33,17 @@ def test_a_drained_job_is_due_at_once(
     assert job.lease_until is None
     event = last_event(store)
     assert (event.name, event.state, event.detail) == ("interrupted", "QUEUED", kind)
+
+
+def test_one_that_was_put_back_at_the_broker_waits_for_that(
+    store: Store, clock: Clock
+) -> None:
+    run = running(store)
+    assert store.interrupt("job", run.fence, "requeue") is State.QUEUED
+    clock.advance(REQUEUED_FOR - 0.001)
+    assert store.claim_due(10, 60) == []
+    clock.advance(0.001)
+    assert [due.id for due in store.claim_due(10, 60)] == ["job"]
 
 
 def test_the_history_says_why_it_was_interrupted(store: Store) -> None:

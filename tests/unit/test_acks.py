@@ -9,6 +9,7 @@ from celery.worker import state
 from jobkit import clock
 from jobkit.acks import LOOKED_AHEAD, Acknowledger
 from jobkit.dispatcher import Dispatcher
+from jobkit.errors import LimitError
 from jobkit.settings import Settings
 from jobkit.store.memory import MemoryStore
 from tests.unit.runs import ID, new_job
@@ -84,3 +85,24 @@ def test_a_message_that_came_since_the_look_waits_for_the_next() -> None:
     assert second.acknowledged
     assert len(dispatched) == 1
     assert 25 < (store.next_due() or 0) <= Settings().lease_seconds
+
+
+def test_one_that_cannot_wait_in_the_store_keeps_no_other_from_it() -> None:
+    def refuse() -> None:
+        raise LimitError("a message over 1 MiB")
+
+    store = MemoryStore()
+    store.enqueue(new_job(), "token", 0)
+    acks = Acknowledger(store, Settings(), Request)
+    good, bad = (
+        Request(id=name, received_at=clock.wall() - 11, adopt=refuse)
+        for name in (ID, "stranger")
+    )
+    state.reserved_requests |= {good, bad}
+    try:
+        acks.look()
+        acks.acknowledge()
+    finally:
+        state.reserved_requests -= {good, bad}
+
+    assert (good.acknowledged, bad.acknowledged) == (True, False)

@@ -260,6 +260,20 @@ def test_a_wait_for_an_item_ends_with_the_run(
     assert time.now < 1_011
 
 
+def test_keys_of_names_that_are_no_text_stay_two(store: Watched) -> None:
+    run = begin(store, skipping=policy())
+    names = ["caf\udce9.csv", "caf\udcea.csv", "caf?.csv"]
+
+    def handler(item: Any) -> None:
+        raise ValueError(item)
+
+    with pytest.raises(TooManyFailures):
+        handle(run, handler, items=names, key=str, cursor=names.index)
+    found = keys(store)
+    assert len(found) == 3
+    assert sorted(key[:8] for key in found) == ["caf?.csv"] * 3
+
+
 def test_a_key_names_the_item(store: Watched) -> None:
     run = begin(store, skipping=policy())
     handle(run, fails(3, 4), key=lambda item: "order\ud800" + "x" * 300 + str(item))

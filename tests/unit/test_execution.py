@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import uuid
+from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -34,7 +35,14 @@ from jobkit.job import ErrorInfo, Message
 from jobkit.progress import Plan
 from jobkit.publishing import COPIED, to_context
 from jobkit.store.memory import MemoryStore
-from jobkit.store.values import Failure, InterruptKind, Released, Snapshot, Start
+from jobkit.store.values import (
+    REQUEUED_FOR,
+    Failure,
+    InterruptKind,
+    Released,
+    Snapshot,
+    Start,
+)
 from tests.unit.conftest import MakeApp
 from tests.unit.runs import CRASH
 from tests.waiting import wait_until
@@ -388,12 +396,142 @@ def test_ignore_ends_a_job_and_reject_gives_it_back(app: Celery, store: Far) -> 
 
     assert [job.state for job in jobs] == [State.SUCCEEDED, State.DEAD, State.QUEUED]
     assert [job.attempts for job in jobs] == [0, 1, 0]
-    due_in = store.next_due()  # the broker may have it, or not any more
+    due_in = store.next_due()  # the broker has it, but for long acknowledged ones
     assert due_in is not None
-    assert due_in <= 0
+    assert 0 < due_in <= REQUEUED_FOR
+
+
+def test_started_is_said_of_what_has_begun(app: Celery) -> None:
+    app.conf.task_track_started = True
+    seen: list[str] = []
+
+    def body(task: Any) -> None:
+        seen.append(state_of(app, task.request.id))
+        raise Permanent("no")
+
+    task = make_task(app, body)
+    job = run(app, task.delay().id)
+    deliver(app, job.message)  # a copy that was late
+
+    assert seen == ["STARTED"]
+    assert state_of(app, job.id) == "FAILURE"
+
+
+def test_ignore_takes_the_shown_progress_back(app: Celery) -> None:
+    def body(task: Any) -> None:
+        with task.stage("import", total=2):
+            assert state_of(app, task.request.id) == "PROGRESS"
+        raise Ignore
+
+    job = run(app, make_task(app, body).delay().id)
+
+    assert (job.state, job.reason) == (State.SUCCEEDED, "ignored")
+    assert state_of(app, job.id) == "PENDING"
+
+
+@pytest.mark.parametrize(
+    "error", [CancelledError(), BaseExceptionGroup("g", [CancelledError()])]
+)
+def test_what_celery_takes_for_no_error_is_one(
+    app: Celery, error: BaseException
+) -> None:
+    def body(_: Any) -> None:
+        raise error
+
+    job = run(app, make_task(app, body, retry_policy="never").delay().id)
+
+    assert job.state is State.DEAD
+    assert job.error
+    assert job.error.message == f"The body ended with {error!r}."
+    assert state_of(app, job.id) == "FAILURE"
+
+
+@pytest.mark.filterwarnings("ignore:Exception raised outside body")
+def test_an_error_in_on_failure_changes_nothing(app: Celery) -> None:
+    class Broken(ProgressTask):
+        abstract = True
+
+        def on_failure(self, *_: Any) -> None:
+            raise OSError("no disk")
+
+    def body(_: Any) -> None:
+        raise Permanent("no")
+
+    task = make_task(app, body, base=Broken)
+    job_id = task.delay().id
+    with suppress(OSError):  # as Celery does, depending on its version
+        run(app, job_id)
+
+    job = record(app, job_id)
+    assert (job.state, job.reason, job.starts) == (State.DEAD, "permanent", 1)
+    assert job.error
+    assert job.error.message == "no"
+
+
+def test_a_link_has_the_same_id_in_each_run(app: Celery) -> None:
+    links: list[str] = []
+
+    def body(task: Any) -> None:
+        links.append(task.request.callbacks[0]["options"]["task_id"])
+        if len(links) == 1:
+            raise Transient
+
+    task = make_task(app, body)
+    first = task.apply_async(link=task.si())
+    assert run(app, first.id).state is State.RETRYING
+    wait_until(lambda: again(app), "the retry is due")
+    run(app, task.apply_async(link=task.si()).id)
+
+    assert record(app, first.id).state is State.SUCCEEDED
+    assert links[0] == links[1] != links[2]
+    assert record(app, links[0]).state is State.QUEUED
 
 
 # -- interruptions
+
+
+def test_what_user_code_makes_of_an_interruption_is_one(app: Celery) -> None:
+    kinds: list[Callable[[BaseException], BaseException]] = [
+        lambda error: BaseExceptionGroup("unhandled errors in a TaskGroup", [error]),
+        lambda error: RuntimeError(f"stopped by {error!r}"),
+    ]
+
+    def body(task: Any) -> None:
+        try:
+            with task.stage("import") as stage:
+                for _ in stage.iterate(range(3)):
+                    kit_of(app).jobs.pause(task.request.id)
+                    task._execution.run.lease.renew()
+                    task._execution.run.lease.attention = True
+        except BaseException as error:
+            raise kinds.pop(0)(error) from error
+
+    task = make_task(app, body, retry_policy="never")
+    jobs = [run(app, task.delay().id) for _ in range(2)]
+
+    assert [job.state for job in jobs] == [State.PAUSED] * 2
+    assert [job.attempts for job in jobs] == [0, 0]
+    assert [state_of(app, job.id) for job in jobs] == ["PENDING"] * 2
+
+
+def test_a_cancel_that_the_backend_does_not_take_is_told_later(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, store: Far
+) -> None:
+    def body(task: Any) -> None:
+        with task.stage("import") as stage:
+            for _ in stage.iterate(range(3)):
+                kit_of(app).jobs.cancel(task.request.id)
+                task._execution.run.lease.renew()
+                task._execution.run.lease.attention = True
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("the backend is away")
+
+    monkeypatch.setattr(type(app.backend), "mark_as_revoked", refuse)
+    job = run(app, make_task(app, body).delay().id)
+
+    assert job.state is State.CANCELLED
+    assert [ended.id for ended in store.untold(0)] == [job.id]
 
 
 def test_a_drain_hands_the_job_over_at_once(app: Celery) -> None:

@@ -8,7 +8,8 @@ import pytest
 from celery import Celery
 from celery.app.task import Context
 
-from jobkit import JobKit, Progress, ProgressTask
+from jobkit import JobKit, Progress, ProgressTask, clock
+from jobkit.backend import _Blind
 from jobkit.job import Job, Message
 from jobkit.results import (
     announce_cancelled,
@@ -18,7 +19,8 @@ from jobkit.results import (
     mirror,
 )
 from jobkit.store.memory import MemoryStore
-from tests.unit.conftest import MakeApp
+from jobkit.views import seen_as
+from tests.unit.conftest import NOWHERE, MakeApp
 
 HALF = Progress(
     current=5,
@@ -135,3 +137,18 @@ def test_a_record_without_its_message_tells_nobody(app: Celery, task: Any) -> No
     announce_dead(app, listed, RuntimeError("no"))
 
     assert app.AsyncResult(job_id).state == "PENDING"
+
+
+def test_a_backend_that_is_away_is_not_waited_for(make_app: MakeApp) -> None:
+    app = make_app(result_backend=NOWHERE)
+    JobKit(app, store=MemoryStore())
+
+    @app.task(base=ProgressTask, bind=True, name="t", shared=False)
+    def task(_: Any) -> None:
+        pass
+
+    task.backend = seen_as(_Blind, app.backend)  # as a first run has it
+    began = clock.monotonic()
+    assert mirror(task, request(), "PROGRESS") is False
+
+    assert clock.monotonic() - began < 2  # Celery's own twenty tries take 20 s

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import redis
 
 from jobkit import State, StoreUnavailable
 from tests.servers import RabbitServer, Server, ValkeyServer
@@ -192,3 +193,30 @@ def test_a_job_does_not_suffer_when_rabbitmq_restarts(
     rabbit_server: RabbitServer, make_fleet: FleetFactory
 ) -> None:
     restarts_its_broker(rabbit_server, make_fleet, rabbit_server.url)
+
+
+@pytest.mark.long
+def test_what_celery_cancels_when_the_broker_is_gone_is_no_crash(
+    make_fleet: FleetFactory, valkey_server: ValkeyServer
+) -> None:
+    fleet = make_fleet(
+        broker_url=valkey_server.database_url(0),
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+    )
+    fleet.start("a")
+    result = fleet.send("walk", 4, 2.0)
+    with redis.Redis(port=valkey_server.port) as client:
+        for fence in range(1, 4):
+            wait_until(
+                lambda fence=fence: (
+                    fleet.jobs.get(result.id).fence == fence
+                    and fleet.jobs.get(result.id).state is State.RUNNING
+                ),
+                "it runs",
+                20,
+            )
+            client.client_kill_filter(_type="normal", skipme=True)
+
+    job = fleet.wait_for(result.id, timeout=40)
+
+    assert (job.state, job.interruptions, job.recoveries) == (State.SUCCEEDED, 3, 0)

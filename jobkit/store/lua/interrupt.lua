@@ -42,7 +42,8 @@ if kind == 'block' then
   end
 end
 if not state then
-  move(id, 'RUNNING', 'QUEUED', at, at)
+  -- A message that the broker has put back comes by itself.
+  move(id, 'RUNNING', 'QUEUED', at, kind == 'requeue' and at + REQUEUED_FOR or at)
   event(id, 'interrupted', at, 'QUEUED', reason ~= '' and reason or kind)
   state = 'QUEUED'
 end

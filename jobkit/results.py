@@ -103,7 +103,8 @@ def mirror(task: Any, request: Any, state: str, info: Any = None) -> bool:
     try:
         hasty(task.backend).store_result(request.id, info, state, request=request)
     except Exception as error:  # noqa: BLE001 - any backend, any error
-        logger.warning("Result backend did not take %s: %r", state, error)
+        what = type(error).__name__
+        logger.warning("Result backend did not take %s: %s: %s", state, what, error)
         return False
     return True
 

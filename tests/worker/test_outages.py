@@ -207,14 +207,7 @@ def test_what_celery_cancels_when_the_broker_is_gone_is_no_crash(
     result = fleet.send("walk", 4, 2.0)
     with redis.Redis(port=valkey_server.port) as client:
         for fence in range(1, 4):
-            wait_until(
-                lambda fence=fence: (
-                    fleet.jobs.get(result.id).fence == fence
-                    and fleet.jobs.get(result.id).state is State.RUNNING
-                ),
-                "it runs",
-                20,
-            )
+            fleet.journal.wait_for(result.id, fence=fence)
             client.client_kill_filter(_type="normal", skipme=True)
 
     job = fleet.wait_for(result.id, timeout=40)

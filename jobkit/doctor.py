@@ -61,7 +61,7 @@ def examine(kit: JobKit, *, verbose: bool = False) -> list[Finding]:
 def _settings(kit: JobKit, tell: Tell) -> Settings | None:
     try:
         settings = kit.settings
-        _ = kit.retry_policy, kit.routing_map
+        kit.check_settings()
     except SettingsError as error:
         tell(Finding("settings", "error", str(error)))
         return None

@@ -133,7 +133,7 @@ def failed(current: Execution, error: Exception) -> None:
     failure = _failure(error, decision)
     if not decision.retry:
         current.confirm()
-        current.failure, current.reason = failure, _why(error, decision)
+        current.failure, current.reason = failure, _why(current, error, decision)
         return
     if decision.rate_limited and current.claims:
         _slow_down(current, error)
@@ -390,7 +390,9 @@ def _failure(error: Exception, decision: Decision) -> Failure:
     )
 
 
-def _why(error: Exception, decision: Decision) -> str:
+def _why(current: Execution, error: Exception, decision: Decision) -> str:
+    if error is current.given_up:
+        return "retries_exhausted"
     if isinstance(error, TooManyFailures | DependencyDown):
         return error.reason
     return decision.reason

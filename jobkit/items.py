@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from inspect import iscoroutinefunction
 from operator import attrgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
@@ -60,6 +61,7 @@ class StageRun:
         self._run = run
         self._items: Generator[Any, None, None] | None = None
         self._ahead: Ahead[Any] | None = None
+        self._by_hand = False
         every = run.checkpoint_every
         self._save_at = state.current + every if every else sys.maxsize
 
@@ -106,6 +108,8 @@ class StageRun:
             )
         if self.state.done:
             return
+        if more:
+            self._count_by_hand()
         self.state.current += more
         if message is not None:
             self._run.say(message)
@@ -124,6 +128,8 @@ class StageRun:
         count = count_of(current, self.name)
         if self.state.done:
             return
+        if count > self.state.current:
+            self._count_by_hand()
         self.state.total = total_of(total, self.name) or None
         self.state.current = max(self.state.current, count)
         self._run.say(message)
@@ -183,6 +189,11 @@ class StageRun:
                 f"Stage {self.name!r} is iterated a second time in one run: "
                 "declare another stage for other items.",
             )
+        if self._by_hand:
+            raise StageError(
+                f"Stage {self.name!r} was advanced by hand: it would skip as many items "
+                "of what it iterates now. Declare another stage for them.",
+            )
         if total is not None:
             self.state.total = total_of(total, self.name)
         done = self.done
@@ -230,6 +241,11 @@ class StageRun:
             StageError, CodecError: As for ``iterate``.
         """
         threads = threads_of(threads, self.name)
+        if iscoroutinefunction(handler):
+            raise StageError(
+                f"The handler of stage {self.name!r} is async, and nobody would await "
+                "it: call asyncio.run(...) in a plain one.",
+            )
         if self._run.job.replay_of:
             self._replay(handler, threads)
         else:
@@ -306,6 +322,14 @@ class StageRun:
             ahead.end()
             names = [_key(work.name(item)) for item in ahead.beyond()]
             self.state.ahead = tuple(dict.fromkeys([*self.state.ahead, *names]))
+
+    def _count_by_hand(self) -> None:
+        if self._items is not None:
+            raise StageError(
+                f"Stage {self.name!r} counts the items that it goes through: leave "
+                "advance and set_progress out, and say more by stage.message(...)."
+            )
+        self._by_hand = True
 
     def _must_be_in_turn(self) -> None:
         if self._ahead is not None:
@@ -403,6 +427,11 @@ class StageRun:
         over: Callable[[Any], Any],
     ) -> Generator[Any, None, None]:
         if not callable(source):
+            if isinstance(source, set | frozenset):
+                raise StageError(
+                    f"Stage {self.name!r} iterates a set, whose order is another one in "
+                    "each process: give it sorted(...), or a list.",
+                )
             if self.state.total is None and isinstance(source, Sized):
                 self.state.total = len(source)
             left = itertools.islice(source, self.state.current, None)

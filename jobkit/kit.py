@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -175,17 +176,33 @@ class JobKit:
         Raises:
             SettingsError: A setting is wrong.
         """
-        _ = self.settings, self.retry_policy, self.routing_map
-        if self.limit_map.limits:
-            for task in self.app.tasks.values():
-                if isinstance(task, JobTask):
-                    task.check_limits()
+        self.check_settings()
         try:
             self.store.ping()
         except StoreUnavailable as error:
             logger.error("%s Jobs wait until it can be reached.", error)  # noqa: TRY400
         except StoreError as error:
             logger.error("%s. Jobs wait until it is mended.", error)  # noqa: TRY400
+
+    def check_settings(self) -> None:
+        """Read all settings, and those of all tasks.
+
+        Raises:
+            SettingsError: One is wrong, or was changed after its first use.
+        """
+        _ = self.retry_policy, self.routing_map
+        used, now = asdict(self.settings), asdict(Settings.read(self.app.conf))
+        late = [f"jobkit_{name}" for name in used if used[name] != now[name]]
+        if late:
+            raise SettingsError(
+                f"{', '.join(late)} came too late: jobkit had read its settings, as it "
+                "does when the app's first task is used or a task class is registered. "
+                "Configure the app before that.",
+            )
+        if self.limit_map.limits:
+            for task in self.app.tasks.values():
+                if isinstance(task, JobTask):
+                    task.check_limits()
 
     def dead_letter_queue(self, task: str, queue: str) -> str:
         """The broker queue that gets a copy of such a dead job; empty for none."""

@@ -6,7 +6,12 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from inspect import Signature, getattr_static
+from inspect import (
+    Signature,
+    getattr_static,
+    isasyncgenfunction,
+    iscoroutinefunction,
+)
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from celery import Celery, Task
@@ -115,6 +120,11 @@ class JobTask(BaseTask):
         if cls.track_started:
             # Celery says STARTED of a message that the gate then refuses.
             cls.track_started, cls.tells_started = False, True
+        if iscoroutinefunction(cls.run) or isasyncgenfunction(cls.run):
+            raise SettingsError(
+                "its body is async, and Celery would not await it. Call "
+                "asyncio.run(...) in a plain one.",
+            )
         cls.plan = Plan.of(cls.stages)
         if cls.retry_policy is not None:
             RetryPolicy.of(cls.retry_policy)
@@ -303,6 +313,7 @@ class JobTask(BaseTask):
         Raises:
             Exception: What the job ended with within that time.
         """
+        wait = float(wait)  # refused before anything is enqueued
         result = self.apply_async(args, kwargs)
         kept = not (self.ignore_result or isinstance(self.backend, DisabledBackend))
         is_local = isinstance(result, EagerResult)

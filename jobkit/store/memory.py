@@ -400,8 +400,8 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
                 return "asked", state
             if state in _DUE_STATES or (state is State.PAUSED and kind == "cancel"):
                 return "done", record.stop(request, at)
-            settled = State.CANCELLED if kind == "cancel" else State.PAUSED
-            return ("done" if state is settled else "refused"), state
+            paused = state is State.PAUSED
+            return ("done" if paused else "refused"), state
 
     def resume(self, job_id: str, actor: str = "") -> tuple[str, State]:
         """Let a paused job go on."""

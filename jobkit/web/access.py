@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from inspect import isawaitable
@@ -14,6 +15,8 @@ from starlette.requests import Request
 from jobkit.errors import SettingsError
 from jobkit.job import Job
 from jobkit.web.tokens import Scope, Tokens
+
+logger = logging.getLogger(__name__)
 
 Verdict = bool | Scope
 Authorize = Callable[[Request, Job], Verdict | Awaitable[Verdict]]
@@ -70,8 +73,7 @@ class Access:
         )
         if isawaitable(answer):
             answer = await answer
-        scope: Scope | None = "read" if answer == "read" else "act" if answer else None
-        return max(scope, held, key=lambda one: _RANKS[one])
+        return max(_scope(answer), held, key=lambda one: _RANKS[one])
 
     def _of_token(self, request: Request, job: Job) -> Scope | None:
         kind, _, bearer = request.headers.get("authorization", "").partition(" ")
@@ -93,6 +95,20 @@ class Access:
             return False
         host = request.headers.get("host", "").lower()
         return not origin or urlsplit(origin).netloc == host != ""
+
+
+def _scope(answer: object) -> Scope | None:
+    if answer is True or answer == "act":
+        return "act"
+    if answer == "read":
+        return "read"
+    if answer:
+        logger.error(
+            "authorize answered %r, which is none of True, 'act', 'read' and False: "
+            "nothing is shown",
+            answer,
+        )
+    return None
 
 
 def _is_origin(text: object) -> bool:

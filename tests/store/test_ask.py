@@ -132,17 +132,18 @@ def test_a_request_does_not_outlive_its_run(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "state"), [("cancel", State.CANCELLED), ("pause", State.PAUSED)]
+    ("kind", "answer"),
+    [("cancel", ("refused", State.CANCELLED)), ("pause", ("done", State.PAUSED))],
 )
-def test_what_is_done_already_is_done(
-    store: Store, clock: Clock, kind: RequestKind, state: State
+def test_what_is_done_already_stays_as_it_is(
+    store: Store, clock: Clock, kind: RequestKind, answer: tuple[str, State]
 ) -> None:
     enqueued(store)
     store.ask("job", kind, "ada", "first")
     before = kept(store)
     clock.advance(1)
 
-    assert store.ask("job", kind, "bob", "second") == ("done", state)
+    assert store.ask("job", kind, "bob", "second") == answer
     assert kept(store) == before
 
 

@@ -686,3 +686,22 @@ def test_plain_functions_steer(store: RedisStore, client: Client) -> None:
         nowhere.get("job")
     away = wsgi.act(nowhere, "job", "cancel")
     assert (away.status, away.headers["Retry-After"]) == (503, "5")
+
+
+@pytest.mark.parametrize("answer", ["Read", "none", 1, object()])
+def test_an_answer_of_authorize_that_is_none_shows_nothing(
+    store: RedisStore, client: Client, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    running(store)
+    ask = asking(jobs_app(client, authorize=lambda *_: answer))
+
+    assert ask("/jobs/job").status_code == 404
+    assert ask("/jobs/job/cancel", "POST").status_code == 404
+    assert f"authorize answered {answer!r}" in caplog.text
+
+
+def test_an_answer_of_authorize_may_say_act(store: RedisStore, client: Client) -> None:
+    running(store)
+    ask = asking(jobs_app(client, authorize=lambda *_: "act"))
+
+    assert ask("/jobs/job").json()["actions"] == ["cancel", "pause"]

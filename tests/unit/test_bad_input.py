@@ -189,6 +189,76 @@ def test_progress_that_goes_back(app: Celery) -> None:
     assert "cannot advance by -5: progress never goes back" in told
 
 
+def counts_itself(task: Any) -> None:
+    with task.stage("import") as stage:
+        for _ in stage.iterate(range(5)):
+            stage.advance()
+
+
+def sets_progress(task: Any) -> None:
+    with task.stage("import") as stage:
+        for item in stage.iterate(range(5)):
+            task.set_progress(item + 1, 5)
+
+
+def advances_behind(task: Any) -> None:
+    with task.stage("import") as stage:
+        list(stage.iterate(range(5)))
+        stage.advance(2)
+
+
+@pytest.mark.parametrize("body", [counts_itself, sets_progress, advances_behind])
+def test_counting_what_is_counted(app: Celery, body: Body) -> None:
+    told = run(app, body)
+
+    assert "Stage 'import' counts the items that it goes through" in told
+    assert "leave advance and set_progress out" in told
+
+
+def test_iterating_what_was_counted(app: Celery) -> None:
+    def body(task: Any) -> None:
+        with task.stage("import") as stage:
+            stage.advance(2)
+            stage.each(["a", "b", "c"], str)
+
+    assert "'import' was advanced by hand: it would skip" in run(app, body)
+
+
+@pytest.mark.parametrize("source", [{1, 2}, frozenset("ab")])
+def test_a_source_without_an_order(app: Celery, source: Any) -> None:
+    def body(task: Any) -> None:
+        with task.stage("import") as stage:
+            list(stage.iterate(source))
+
+    assert "Stage 'import' iterates a set" in run(app, body)
+
+
+async def nobody_awaits(*_: Any) -> None:
+    """What a web framework would await."""
+
+
+def test_a_handler_that_nobody_awaits(app: Celery) -> None:
+    def body(task: Any) -> None:
+        with task.stage("import") as stage:
+            stage.each([1], nobody_awaits)
+
+    assert "The handler of stage 'import' is async" in run(app, body)
+
+
+def test_a_body_that_nobody_awaits(app: Celery) -> None:
+    with pytest.raises(SettingsError, match=r"'t': its body is async.*asyncio.run"):
+        app.task(base=ProgressTask, name="t", shared=False)(nobody_awaits).delay()
+
+
+def test_a_time_to_wait_that_is_none(app: Celery) -> None:
+    def body() -> None:
+        pass
+
+    task: Any = app.task(base=ProgressTask, name="t", shared=False)(body)
+    with pytest.raises(TypeError, match="float"):
+        task.run_or_delay(wait=None)  # and no broker was asked
+
+
 @pytest.mark.parametrize(
     "count", [True, 0.5, float("inf"), float("nan"), Decimal(1), "1", 10**400, None]
 )

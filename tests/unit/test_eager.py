@@ -372,7 +372,8 @@ def test_retries_of_ones_own_are_used_up(app: Celery) -> None:
 
     assert body.calls == 3
     assert isinstance(result.result, KeyError)
-    assert ended(app) == {"DEAD": 1}
+    job = Client(app.jobkit.local).get(result.id)  # type: ignore[attr-defined]
+    assert (job.state, job.reason) == (State.DEAD, "retries_exhausted")
 
 
 def test_autoretry_goes_the_same_way(app: Celery) -> None:

@@ -14,6 +14,7 @@ from celery import Celery
 from jobkit import (
     Client,
     JobKit,
+    JobTask,
     ProgressTask,
     RetryPolicy,
     SettingsError,
@@ -227,6 +228,25 @@ def test_the_queue_of_what_rabbitmq_gives_up_is_no_project_s(
     app.finalize()
 
     with pytest.raises(SettingsError, match=r"'shop\.dead_letters' .* another name"):
+        kit.check()
+
+
+def test_settings_that_come_too_late_are_refused_by_the_check(
+    make_app: MakeApp,
+) -> None:
+    class Sync(JobTask):
+        name = "t.sync"
+
+        def run(self) -> None:
+            pass
+
+    app = make_app(jobkit_lease_seconds=40)
+    kit = JobKit(app)
+    app.register_task(Sync())  # for which Celery finalizes the app
+    kit.check_settings()
+    app.conf.jobkit_lease_seconds = 77
+
+    with pytest.raises(SettingsError, match="jobkit_lease_seconds came too late"):
         kit.check()
 
 

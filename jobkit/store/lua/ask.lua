@@ -24,7 +24,7 @@ end
 if DUE_STATES[state] or (state == 'PAUSED' and kind == 'cancel') then
   return { 'done', honour(id, state, now(), request) }
 end
-if (state == 'PAUSED' and kind == 'pause') or (state == 'CANCELLED' and kind == 'cancel') then
+if state == 'PAUSED' and kind == 'pause' then
   return { 'done', state }
 end
 return { 'refused', state }

@@ -273,10 +273,12 @@ def _rendered(key: str, arguments: Mapping[str, Any]) -> str:
             )
         texts[name] = str(value.value if isinstance(value, enum.Enum) else value)
     text = key.format_map(texts)
-    if len(text) <= LONGEST:
+    shown = text.encode(errors="replace").decode()
+    if shown == text and len(text) <= LONGEST:
         return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return f"{text[: LONGEST - 17]}~{digest}"
+    # Half a character, as in some names of files, is none that a store keeps.
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return f"{shown[: LONGEST - 17]}~{digest}"
 
 
 def signature_of(run: Any, *, bound: bool) -> Signature:

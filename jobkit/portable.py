@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from jobkit import codec
 from jobkit.bulk import find
-from jobkit.errors import JobkitError
+from jobkit.errors import JobkitError, StoreUnavailable
 from jobkit.filters import Wanted
 from jobkit.job import Event, ItemFailure, Job, Progress, check_schema
 from jobkit.states import State
@@ -52,6 +53,15 @@ class Restored:
     refused: tuple[tuple[int, str], ...] = ()
 
 
+FAULTS = (
+    *(JobkitError, ValueError, TypeError, KeyError, AttributeError),
+    *(OverflowError, OSError),  # of a time that no calendar has
+)
+"""What a line is refused with."""
+
+_NUMBER = re.compile(r"\w+_at|fence|attempts|starts|recoveries|interruptions|replays")
+
+
 def export(store: Store, wanted: Wanted) -> Iterator[str]:
     """Each dead letter that matches as one line, without its line end."""
     for job_id in find(store, wanted):
@@ -68,10 +78,11 @@ def restore(store: Store, lines: Iterable[str | bytes]) -> Restored:
             continue
         try:
             letter = _letter(json.loads(line))
-        except (JobkitError, ValueError, TypeError, KeyError, AttributeError) as error:
+            counts[store.restore(letter, uuid.uuid4().hex)] += 1
+        except StoreUnavailable:
+            raise
+        except FAULTS as error:
             refused.append((number, _fault(error)))
-            continue
-        counts[store.restore(letter, uuid.uuid4().hex)] += 1
     return Restored(counts[True], counts[False], tuple(refused))
 
 
@@ -131,6 +142,10 @@ def _fields(record: Mapping[str, Any]) -> dict[str, str]:
     }
     if not all(isinstance(value, str) for value in fields.values()):
         raise TypeError("a field of the record is no text")
+    for name, text in fields.items():
+        text.encode()  # halves of characters are none
+        if _NUMBER.fullmatch(name) and not re.fullmatch("[0-9]*", text):
+            raise ValueError(f"its {name} is no number: {text!r}")
     _ = fields["message"]
     check_schema(fields)
     job = Job.from_fields(fields)

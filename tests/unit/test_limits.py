@@ -172,6 +172,13 @@ def test_a_long_key_is_cut_and_stays_different() -> None:
     assert one != other
 
 
+def test_half_a_character_is_none_that_a_store_keeps() -> None:
+    one, other = (keys("file:{shop}", f"caf{end}.csv")[0] for end in "\udce9\udcea")
+    assert one != other
+    assert one.startswith("file:caf?.csv~")
+    assert one.isascii()
+
+
 # -- tasks and settings
 
 

@@ -316,6 +316,8 @@ def _left_before(current: Execution, state: str | None, retval: Any) -> None:
         _rejected(current, retval)
     elif state == states.RETRY:
         _retried(current, retval)
+    elif state == states.FAILURE:
+        current.reason = current.reason or "failed_before_body"
 
 
 def _not_stored(current: Execution, error: BaseException | None) -> None:

@@ -157,7 +157,7 @@ class Entry:
         if self._unique.on_held == "cancel":
             # It is recorded as cancelled. If this does not tell, a worker will.
             with suppress(Exception):
-                self._task.kit.jobs.cancel(self._id, reason=DUPLICATE + there)
+                self._task.kit.tell_cancelled(self._id, DUPLICATE + there)
         elif is_strict(self._task):
             raise DuplicateJob(f"A job of {self._task.name!r}", there)
 

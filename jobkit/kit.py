@@ -137,7 +137,7 @@ class JobKit:
     def jobs(self) -> Client:
         """The client of the app's jobs."""
         return Client(
-            *(self.store, self._cancelled, partial(anew, self.app)),
+            *(self.store, self.tell_cancelled, partial(anew, self.app)),
             knows=self._knows,
             send=self._send,
             targets=self._targets,
@@ -256,7 +256,8 @@ class JobKit:
     def _send(self, task: str, argument: str) -> str:
         return str(self.app.tasks[task].apply_async((argument,)).id)
 
-    def _cancelled(self, job_id: str, reason: str) -> None:
+    def tell_cancelled(self, job_id: str, reason: str) -> None:
+        """Tell Celery and receivers of a job that was cancelled as it waited."""
         job = self.store.get(job_id)
         if job is not None:
             results.announce_cancelled(self.app, job, reason)

@@ -216,11 +216,13 @@ def percent(stages: Sequence[Stage], now: Measured, floor: float) -> float | Non
     """The whole job's percentage, 0 to 100; never less than ``floor``.
 
     The weights of the stages before, and of the current one its share. None
-    while the current stage's total is not known. A total that turns out too
-    small counts as reached.
+    while the current stage's total is not known, but for the moment between two
+    stages. A total that turns out too small counts as reached.
     """
     if now.done:
         share = 1.0
+    elif now.total is None and now.index and not now.current:
+        share = 0.0
     elif now.total is None:
         return None
     else:

@@ -14,7 +14,7 @@ from inspect import (
 )
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from celery import Celery, Task
+from celery import Celery, Task, states
 from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject, Retry
@@ -530,6 +530,16 @@ def settle(
     if isinstance(sender, JobTask):
         request = sender.request
         current = execution.of(request)
+        if current is None and state == states.FAILURE and not request.called_directly:
+            current = _begun_late(sender)
         if current is not None:
             endings.settle(current, state, retval)
             execution.leave(request)
+
+
+def _begun_late(task: JobTask) -> Execution | None:
+    """The run of a job whose own ``before_start`` failed before it called ours."""
+    try:
+        return Gate(task).enter()
+    except (Ignore, Reject):
+        return None

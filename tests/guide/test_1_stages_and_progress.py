@@ -41,7 +41,7 @@ def test_a_task_tells_its_stages_and_shows_how_far_it_is(app: Celery, run: Run) 
     job_progressed.connect(show, sender="shop.sync")
     job = run(sync)
 
-    assert shown == [10.0, 30.0, 50.0, 70.0, 90.0, 100.0]
+    assert shown == [0.0, 10.0, 30.0, 50.0, 70.0, 90.0, 100.0]
     assert job.state is State.SUCCEEDED
     assert job.progress.percent == 100.0
     assert (job.progress.stage, job.progress.stage_count) == ("reconcile", 3)

@@ -417,6 +417,24 @@ def test_started_is_said_of_what_has_begun(app: Celery) -> None:
     assert state_of(app, job.id) == "FAILURE"
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_job_whose_before_start_fails_is_dead(app: Celery, *, first: bool) -> None:
+    class Careless(ProgressTask):
+        abstract = True
+
+        def before_start(self, *args: Any) -> None:
+            if not first:
+                super().before_start(*args)
+            raise OSError("no disk")
+
+    job = run(app, make_task(app, importing([], print), base=Careless).delay().id)
+
+    assert (job.state, job.reason) == (State.DEAD, "failed_before_body")
+    assert job.error
+    assert job.error.message == "no disk"
+    assert state_of(app, job.id) == "FAILURE"
+
+
 def test_ignore_takes_the_shown_progress_back(app: Celery) -> None:
     def body(task: Any) -> None:
         with task.stage("import", total=2):

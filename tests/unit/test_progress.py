@@ -57,6 +57,11 @@ def test_a_stage_counts_by_its_weight(now: Measured, expected: float) -> None:
 def test_there_is_no_percentage_without_a_total() -> None:
     assert percent(THREE, measured(1, 50), floor=0.0) is None
     assert percent(THREE, measured(1, 50), floor=10.0) is None
+    assert percent(THREE, measured(0, 0), floor=0.0) is None
+
+
+def test_between_two_stages_the_percentage_stays() -> None:
+    assert percent(THREE, measured(1, 0), floor=0.0) == 10.0
 
 
 def test_a_finished_stage_is_whole_even_without_a_total() -> None:
@@ -129,7 +134,9 @@ def test_percent_is_never_over_100_and_never_goes_down(
             act(journey, value)
             shown = journey.run.snapshot().progress
             assert shown.ok + shown.failed + shown.skipped == shown.current
-            assert (shown.percent is None) == (shown.total is None)
+            between = shown.stage_index and not shown.current
+            if not between:
+                assert (shown.percent is None) == (shown.total is None)
             assert highest <= (shown.percent or highest) <= 100
             assert (shown.eta_seconds or 0) >= 0
             highest = shown.percent or highest

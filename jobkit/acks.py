@@ -16,7 +16,7 @@ from typing import Any
 from celery.worker import state
 
 from jobkit import clock
-from jobkit.errors import StoreError
+from jobkit.errors import StoreUnavailable
 from jobkit.settings import Settings
 from jobkit.states import State
 from jobkit.store.base import Store
@@ -87,7 +87,7 @@ class Acknowledger:
     def _judge(self, request: Any) -> bool:
         try:
             return self._is_held(request)
-        except StoreError:
+        except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - the others are acknowledged
             logger.warning("Job %s cannot wait in the store: %s", request.id, error)

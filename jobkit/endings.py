@@ -42,6 +42,9 @@ that are missing or not kept, or settings that are wrong."""
 OWN = (Interrupted, Ignore, Reject, Retry, SystemExit, KeyboardInterrupt)
 """What says by itself how a run ends."""
 
+EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+"""What comes when the process is being ended, beside gevent's GreenletExit."""
+
 DRAIN_NOTICE = 0.5
 """Seconds by which the news of a shutdown may come after its signal."""
 
@@ -71,10 +74,8 @@ def _end_by(current: Execution, error: BaseException) -> None:
             _out_of_memory(current, fault)
         case Exception() as fault:
             failed(current, fault)
-        case SystemExit() | KeyboardInterrupt() | GeneratorExit():
-            _exiting(current)
         case odd:
-            _failed_oddly(current, odd)
+            _ended_oddly(current, odd)
 
 
 def _cause(current: Execution, error: BaseException) -> BaseException:
@@ -145,12 +146,19 @@ def failed(current: Execution, error: Exception) -> None:
     raise Retry(exc=error, when=when, sig=_eager_again(current))
 
 
-def _failed_oddly(current: Execution, error: BaseException) -> NoReturn:
-    """The body ended with what Celery takes for no error: asyncio's CancelledError."""
-    fault = RuntimeError(f"The body ended with {error!r}.")
-    fault.__cause__ = error
-    failed(current, fault)
-    raise fault
+def _ended_oddly(current: Execution, error: BaseException) -> None:
+    """The body ended with what is no Exception.
+
+    Celery takes asyncio's CancelledError for no error; out of an eager call or a direct
+    one it has to come as it is, as those of a test's framework.
+    """
+    if isinstance(error, EXITS) or type(error).__name__ == "GreenletExit":
+        _exiting(current)
+    elif not current.local:
+        fault = RuntimeError(f"The body ended with {error!r}.")
+        fault.__cause__ = error
+        failed(current, fault)
+        raise fault
 
 
 def _slow_down(current: Execution, error: Exception) -> None:

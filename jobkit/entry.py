@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.utils.time import maybe_make_aware
+from kombu.exceptions import EncodeError
 
 from jobkit import clock, execution, results, signals
 from jobkit.errors import DuplicateJob, StoreError, StoreUnavailable
@@ -22,6 +24,7 @@ from jobkit.execution import Execution, Resend
 from jobkit.job import Message, NewJob, Unique
 from jobkit.publishing import ETA, GENERATION, Publish, broker_errors
 from jobkit.recording import record, unique_of
+from jobkit.states import State
 from jobkit.store.slots import Claim
 from jobkit.store.values import DUPLICATE, Entered
 
@@ -38,6 +41,12 @@ UNCONFIRMED = 30.0
 
 Nobody else gets the key meanwhile. Without one it is published when its hint is due.
 """
+
+UNFIT = (TypeError, ValueError, EncodeError, struct.error)
+"""What a message is refused with that cannot be written down as a broker's are."""
+
+NOT_PUBLISHED = "not published"
+"""How the reason of a record begins whose message was refused."""
 
 ENDING = 0.5
 """Seconds by which a record may end after the result that its caller waited for."""
@@ -120,6 +129,8 @@ class Entry:
         blocked = bool(self.claims) and not self._delay
         job = replace(job, again=again, unique=self._unique, blocked=blocked)
         entered = self._record(job)
+        if not entered and self._came_to_nothing(entered.id):
+            entered = self._record(replace(job, again=True))
         if not entered:
             self.existing, self.there = True, entered.id
             self._yield_to(entered.id)
@@ -148,6 +159,15 @@ class Entry:
                 break
             time.sleep(ENDING / 20)
         return entered
+
+    def _came_to_nothing(self, there: str) -> bool:
+        """Whether an earlier call with the same key raised as no broker took it."""
+        if not self._once or there != self._id:
+            return False
+        job = self._task.kit.store.get(there)
+        return job is not None and (
+            job.state is State.CANCELLED and job.reason.startswith(NOT_PUBLISHED)
+        )
 
     def _yield_to(self, there: str) -> None:
         """Nothing is published: the job is there, or another one has its key."""
@@ -179,10 +199,10 @@ class Entry:
             except StoreUnavailable:
                 logger.warning("Job %s is published when its hint is due", self._id)
             return
-        except Exception as error:
+        except UNFIT as error:
             # No broker would ever take it, and the caller is told so.
-            with suppress(StoreError):
-                kit.jobs.cancel(self._id, reason=f"not published: {error}")
+            with suppress(Exception):
+                kit.jobs.cancel(self._id, reason=f"{NOT_PUBLISHED}: {error}")
             raise
         if self._has_key:
             # If this is not told, a second message comes, and does no harm.

@@ -166,9 +166,12 @@ class Gate:
 
         A run that could not store its result goes through its end again.
         """
+        tasks, life = self._kit.app.tasks, f"{job.created_at.timestamp()}:{job.replays}"
         for place, link in enumerate(self._request.callbacks or ()):
-            if not link.get("subtask_type"):  # of a chain or group Celery knows them
-                made = uuid.uuid5(LINKS, f"{self._id}:{job.replays}:{place}")
+            # Of a chain or group Celery knows them; one with a unique key is one.
+            is_one = getattr(tasks.get(link.get("task")), "uniqueness", None)
+            if not (link.get("subtask_type") or is_one):
+                made = uuid.uuid5(LINKS, f"{self._id}:{job.task}:{life}:{place}")
                 link.setdefault("options", {}).setdefault("task_id", str(made))
 
     def _choose_store(self) -> Store:

@@ -241,7 +241,8 @@ class StageRun:
             StageError, CodecError: As for ``iterate``.
         """
         threads = threads_of(threads, self.name)
-        if iscoroutinefunction(handler):
+        call = getattr(handler, "__call__", None)  # noqa: B004 - of an object
+        if iscoroutinefunction(handler) or iscoroutinefunction(call):
             raise StageError(
                 f"The handler of stage {self.name!r} is async, and nobody would await "
                 "it: call asyncio.run(...) in a plain one.",

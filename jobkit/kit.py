@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -191,8 +191,12 @@ class JobKit:
             SettingsError: One is wrong, or was changed after its first use.
         """
         _ = self.retry_policy, self.routing_map
-        used, now = asdict(self.settings), asdict(Settings.read(self.app.conf))
-        late = [f"jobkit_{name}" for name in used if used[name] != now[name]]
+        now = Settings.read(self.app.conf)
+        late = [
+            f"jobkit_{field.name}"
+            for field in fields(Settings)
+            if getattr(self.settings, field.name) != getattr(now, field.name)
+        ]
         if late:
             raise SettingsError(
                 f"{', '.join(late)} came too late: jobkit had read its settings, as it "

@@ -142,11 +142,13 @@ def total_of(value: object, stage: str) -> int | None:
 
 
 def count_of(value: object, stage: str) -> int:
-    """A number of items as given by user code.
+    """A number of items as given by user code; a float is rounded down.
 
     Raises:
-        StageError: It is no whole number.
+        StageError: It is no finite number.
     """
+    if isinstance(value, float) and math.isfinite(value):
+        value = math.floor(value)
     count = _whole(value)
     if count is None:
         raise StageError(

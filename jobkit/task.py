@@ -117,10 +117,15 @@ class JobTask(BaseTask):
 
     @classmethod
     def _check_options(cls) -> None:
-        if cls.track_started:
-            # Celery says STARTED of a message that the gate then refuses.
-            cls.track_started, cls.tells_started = False, True
-        if iscoroutinefunction(cls.run) or isasyncgenfunction(cls.run):
+        # Celery says STARTED of a message that the gate then refuses.
+        mine = vars(cls)
+        inherited = "tells_started" in mine or "track_started" not in mine
+        cls.tells_started = bool(cls.track_started) or (cls.tells_started and inherited)
+        cls.track_started = False
+        awaited = super().__call__ is not Task.__call__
+        if not awaited and (
+            iscoroutinefunction(cls.run) or isasyncgenfunction(cls.run)
+        ):
             raise SettingsError(
                 "its body is async, and Celery would not await it. Call "
                 "asyncio.run(...) in a plain one.",
@@ -541,5 +546,5 @@ def _begun_late(task: JobTask) -> Execution | None:
     """The run of a job whose own ``before_start`` failed before it called ours."""
     try:
         return Gate(task).enter()
-    except (Ignore, Reject):
-        return None
+    except Exception:  # noqa: BLE001 - what has begun all the same is to be ended
+        return execution.of(task.request)

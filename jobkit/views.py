@@ -15,10 +15,9 @@ def is_usual(backend: Any) -> bool:
 
     Those with a ``__del__`` do not count: the end of a view would be taken for theirs.
     """
-    kind = type(backend)
-    store = getattr(kind, "_store_result", None)
+    store = getattr(type(backend), "_store_result", None)
     usual = KEY_VALUE._store_result  # noqa: SLF001
-    return store is usual and not hasattr(kind, "__del__")
+    return store is usual and not hasattr(backend, "__del__")
 
 
 def seen_as(way: type, backend: Any) -> Any:
@@ -35,7 +34,8 @@ def _mixed(bases: tuple[Any, ...]) -> type:
 
 def hasty(backend: Any) -> Any:
     """The same backend, which does not wait for a server that is away."""
-    return seen_as(_Hasty, backend) if isinstance(backend, KEY_VALUE) else backend
+    known = isinstance(backend, KEY_VALUE) and not hasattr(backend, "__del__")
+    return seen_as(_Hasty, backend) if known else backend
 
 
 class _Hasty:

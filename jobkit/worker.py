@@ -230,6 +230,13 @@ class JobRequest(_Request):  # type: ignore[misc]
             self._celery_knows()
         return failed
 
+    def reject(self, requeue: bool = False) -> Any:  # noqa: FBT001, FBT002 - Celery's
+        """Of an acknowledged message the broker has nothing to put back."""
+        if requeue and self.acknowledged:
+            with suppress(JobkitError):  # then it comes when it is due
+                self._kit.store.published(self.id, 0, ok=False)
+        return super().reject(requeue)
+
     def on_timeout(self, soft: Any, timeout: float) -> Any:
         """A hard time limit ends the job as its task: for good."""
         over = partial(self._timed_out, TimeLimitExceeded(timeout))

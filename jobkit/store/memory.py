@@ -37,6 +37,7 @@ from jobkit.store.memory_unique import (
 )
 from jobkit.store.values import (
     LEASE_EXPIRED,
+    RESENT,
     Amended,
     Due,
     Entered,
@@ -302,7 +303,7 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
             if running or not record.has_been_run_by(worker):
                 record.write(at, error=error.encode())
                 record.lose_owner(at, error)
-            elif record.number("due_at") > at:
+            elif record.number("due_at") > at and record.events[-1].name != "replaced":
                 # Its message may be what the worker died with.
                 record.fields["due_at"] = str(at)
             return record.released()
@@ -360,18 +361,13 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
             old.sort(key=lambda record: record.expires_at(kept))
             gone = 0
             for record in old[:limit]:
-                if self._is_needed(record):
+                child = self._jobs.get(record.text("replayed_by"))
+                if child and record.is_needed_by(child.state):
                     record.fields["kept_till"] = str(at + LAST_CHANCE)
                 else:
                     del self._jobs[record.text("id")]
                     gone += 1
             return gone
-
-    def _is_needed(self, record: Record) -> bool:
-        child = self._jobs.get(record.text("replayed_by"))
-        if child is None or record.state is not State.PARTIAL:
-            return False
-        return child.state is State.DEAD or not child.state.finished
 
     def untold(self, age: float, limit: int = 100) -> list[Released]:
         """Jobs of whose end Celery was not told."""
@@ -400,8 +396,10 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
                 return "asked", state
             if state in _DUE_STATES or (state is State.PAUSED and kind == "cancel"):
                 return "done", record.stop(request, at)
-            paused = state is State.PAUSED
-            return ("done" if paused else "refused"), state
+            same = record.text("reason") == reason and state is State.CANCELLED
+            resent = same and at < record.number("finished_at") + milliseconds(RESENT)
+            done = resent if kind == "cancel" else state is State.PAUSED
+            return ("done" if done else "refused"), state
 
     def resume(self, job_id: str, actor: str = "") -> tuple[str, State]:
         """Let a paused job go on."""

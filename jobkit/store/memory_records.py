@@ -410,6 +410,10 @@ class Record:
         if tell:
             self.write(at, unheard=at)
 
+    def is_needed_by(self, child: State) -> bool:
+        """Whether the job over its failed items may yet read them."""
+        return self.state in _DONE and (child is State.DEAD or not child.finished)
+
     def expires_at(self, kept: Mapping[str, float]) -> int:
         """When the record of an ended job goes; not before a copy that may come back."""
         retention = kept[self.state.lower()]

@@ -15,6 +15,7 @@ from jobkit.store.values import (
     LEDGER_KEPT,
     REPLACED,
     REQUEUED_FOR,
+    RESENT,
     RESOLVED,
     TICKS_KEPT,
     TICKS_LINGER,
@@ -180,7 +181,8 @@ def constants(retention: Retention) -> str:
         f"local REPLACED, RESOLVED = '{REPLACED}', '{RESOLVED}'\n"
         f"local DUPLICATE = '{DUPLICATE}'\n"
         f"local LEDGER_KEPT, BLOCKED_FOR = {LEDGER_KEPT}, {int(BLOCKED_FOR * 1000)}\n"
-        f"local REQUEUED_FOR = {int(REQUEUED_FOR * 1000)}\n"
+        f"local REQUEUED_FOR, RESENT = "
+        f"{int(REQUEUED_FOR * 1000)}, {int(RESENT * 1000)}\n"
         f"local SCHEMA, EVENTS_KEPT, TICKS_KEPT, TICKS_LINGER = "
         f"{SCHEMA}, {EVENTS_KEPT}, {TICKS_KEPT}, {int(TICKS_LINGER * 1000)}\n"
     )

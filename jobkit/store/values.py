@@ -62,6 +62,9 @@ PORTABLE = frozenset(
 )
 """The fields of a dead job's record that an export has."""
 
+RESENT = 5.0
+"""Seconds in which the same cancel is the first one, sent again for its answer."""
+
 REQUEUED_FOR = 30.0
 """Seconds after which a message is sent for a job that was put back at the broker."""
 

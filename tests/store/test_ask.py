@@ -10,6 +10,7 @@ from jobkit.errors import JobNotFound, SchemaError
 from jobkit.job import RequestKind, StopRequest
 from jobkit.states import State
 from jobkit.store.base import Store
+from jobkit.store.values import RESENT
 from tests.store.clocks import Clock
 from tests.store.lives import (
     HINT,
@@ -192,3 +193,12 @@ def test_a_record_of_a_newer_jobkit_is_refused(store: Store) -> None:
         store.resume("job")
     with pytest.raises(SchemaError, match="upgrade"):
         store.get("job")
+
+
+def test_a_cancel_that_is_sent_again_is_the_same(store: Store, clock: Clock) -> None:
+    enqueued(store)
+    assert store.ask("job", "cancel", "ada", "no")[0] == "done"
+    clock.advance(RESENT - 0.001)
+    assert store.ask("job", "cancel", "ada", "no")[0] == "done"
+    clock.advance(0.001)
+    assert store.ask("job", "cancel", "ada", "no")[0] == "refused"

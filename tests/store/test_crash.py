@@ -160,6 +160,15 @@ def test_a_worker_may_die_before_a_later_run_of_its_job_begins(
     assert [due.id for due in store.claim_due(10, 60)] == ["job"]
 
 
+def test_a_replacement_that_waits_is_not_brought_forward(store: Store) -> None:
+    run = running(store)
+    store.replace("job", run.fence, new_job(), 3600)
+
+    store.crash("job", "w1", CRASHED)
+
+    assert store.claim_due(10, 60) == []
+
+
 def test_told_after_the_rescue_it_counts_once(store: Store, clock: Clock) -> None:
     running(store)
     clock.advance(LEASE)

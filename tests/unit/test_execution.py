@@ -22,12 +22,14 @@ from jobkit import (
     Job,
     JobKit,
     LeaseLost,
+    Limit,
     NotAllowed,
     Permanent,
     ProgressTask,
     State,
     StoreUnavailable,
     Transient,
+    clock,
 )
 from jobkit.dead_letters import copy_of
 from jobkit.dispatcher import Dispatcher
@@ -417,6 +419,26 @@ def test_started_is_said_of_what_has_begun(app: Celery) -> None:
     assert state_of(app, job.id) == "FAILURE"
 
 
+def test_a_lease_is_not_kept_for_a_before_start_that_failed(app: Celery) -> None:
+    class Careless(ProgressTask):
+        abstract = True
+
+        def before_start(self, *_: Any) -> None:
+            raise OSError("no disk")
+
+    limits = [Limit("shop:{shop}", 1)]
+
+    def body(_: Any, shop: Any) -> None:
+        raise AssertionError(shop)
+
+    task = make_task(app, body, base=Careless, limits=limits)
+    app.send_task(task.name, args=[[1, 2]], task_id="odd")  # of which no limit is
+    deliver(app, record(app, "odd").message)
+
+    assert record(app, "odd").state is State.DEAD
+    assert not kit_of(app).keeper._leases
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_a_job_whose_before_start_fails_is_dead(app: Celery, *, first: bool) -> None:
     class Careless(ProgressTask):
@@ -464,6 +486,31 @@ def test_what_celery_takes_for_no_error_is_one(
     assert state_of(app, job.id) == "FAILURE"
 
 
+def test_what_ends_a_test_ends_an_eager_call(app: Celery) -> None:
+    app.conf.task_always_eager = True
+
+    def body(_: Any) -> None:
+        pytest.fail("as it should")
+
+    with pytest.raises(pytest.fail.Exception):
+        make_task(app, body).delay()
+
+
+def test_a_greenlet_that_is_killed_in_a_drain_is_handed_over(app: Celery) -> None:
+    exits = type("GreenletExit", (BaseException,), {})
+
+    def body(_: Any) -> None:
+        kit_of(app).drain.set()
+        raise exits
+
+    with suppress(exits):
+        job_id = make_task(app, body, retry_policy="never").delay().id
+        run(app, job_id)
+
+    job = record(app, job_id)
+    assert (job.state, job.attempts, job.interruptions) == (State.QUEUED, 0, 1)
+
+
 @pytest.mark.filterwarnings("ignore:Exception raised outside body")
 def test_an_error_in_on_failure_changes_nothing(app: Celery) -> None:
     class Broken(ProgressTask):
@@ -503,6 +550,32 @@ def test_a_link_has_the_same_id_in_each_run(app: Celery) -> None:
     assert record(app, first.id).state is State.SUCCEEDED
     assert links[0] == links[1] != links[2]
     assert record(app, links[0]).state is State.QUEUED
+
+
+def test_a_link_of_a_second_life_has_an_id_of_its_own(app: Celery) -> None:
+    links: list[str] = []
+
+    def body(task: Any) -> None:
+        links.append(task.request.callbacks[0]["options"]["task_id"])
+
+    task = make_task(app, body)
+    for _ in range(2):
+        run(app, task.apply_async(task_id="nightly", link=task.si()).id)
+        wait_until(lambda: clock.monotonic() % 0.01 < 0.005, "another millisecond")
+
+    assert len(set(links)) == 2
+
+
+def test_a_link_with_a_unique_key_is_left_alone(app: Celery) -> None:
+    links: list[Any] = []
+
+    def body(task: Any) -> None:
+        links.append(task.request.callbacks[0])
+
+    sole = make_task(app, body, name="sole", unique_on=[])
+    run(app, make_task(app, body).apply_async(link=sole.si()).id)
+
+    assert "task_id" not in links[0]["options"]
 
 
 # -- interruptions

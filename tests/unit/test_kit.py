@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from types import SimpleNamespace
+from datetime import timedelta
+from functools import partial
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -248,6 +250,25 @@ def test_settings_that_come_too_late_are_refused_by_the_check(
 
     with pytest.raises(SettingsError, match="jobkit_lease_seconds came too late"):
         kit.check()
+
+
+def test_settings_of_any_kind_are_read_twice_alike(make_app: MakeApp) -> None:
+    class Chooser:
+        lock = threading.Lock()
+
+        def choose(self, *_: Any) -> str:
+            return "fast"
+
+    chooser = Chooser()
+    rules = {"a": partial(str), "b": chooser.choose, "c": {"queue": chooser.choose}}
+    app = make_app(
+        jobkit_queues={"fast": {}},
+        jobkit_routes=MappingProxyType(rules),
+        jobkit_retry_policy=RetryPolicy(),
+        jobkit_keep_dead=timedelta(days=3),
+    )
+
+    JobKit(app).check_settings()
 
 
 def test_the_check_only_warns_of_a_store_that_is_away(

@@ -156,3 +156,25 @@ def test_a_backend_that_is_away_is_not_waited_for(
 
     assert "Connection refused" in caplog.text
     assert clock.monotonic() - began < 2  # Celery's own twenty tries take 20 s
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_class_says_by_itself_whether_it_is_started(
+    app: Celery, *, own: bool
+) -> None:
+    class Told(ProgressTask):
+        name = "told"
+        track_started = True
+
+        def run(self) -> None:
+            pass
+
+    class Child(Told):
+        name = "child"
+        track_started = own
+
+    for kind in (Told, Child, Told, Child):
+        kind.bind(app)
+
+    assert (Told.tells_started, Child.tells_started) == (True, own)
+    assert (Told.track_started, Child.track_started) == (False, False)

@@ -412,7 +412,9 @@ def end_as(self: ProgressTask, how: str) -> str:
         raise Ignore
     if how == "reject":
         raise Reject("not wanted", requeue=False)
-    if how == "requeue" and self.job.fence == 1:
+    if how == "requeue late":
+        time.sleep(2)  # its message is acknowledged meanwhile
+    if how.startswith("requeue") and self.job.fence == 1:
         raise Reject("not now", requeue=True)
     return how
 

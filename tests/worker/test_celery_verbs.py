@@ -7,7 +7,7 @@ from celery import chain, group
 
 from jobkit import State
 from tests.waiting import wait_until
-from tests.worker.fleet import Fleet
+from tests.worker.fleet import Fleet, FleetFactory
 
 
 def tries(fleet: Fleet, job_id: str) -> list[str]:
@@ -87,6 +87,19 @@ def test_a_rejected_task_is_dead(standing_fleet: Fleet) -> None:
 
     assert (job.state, job.reason) == (State.DEAD, "rejected")
     wait_until(lambda: fleet.shown(result.id) == "FAILURE", "Celery knows")
+
+
+def test_a_task_that_is_requeued_when_its_message_is_gone_runs_again(
+    make_fleet: FleetFactory,
+) -> None:
+    fleet = make_fleet(jobkit_ack_after=0.1)
+    (worker,) = fleet.start("a")
+    result = fleet.send("end_as", "requeue late")
+
+    job = fleet.wait_for(result.id, timeout=20)  # less than the broker's time for it
+
+    assert "message acknowledged" in worker.log
+    assert (job.state, job.starts) == (State.SUCCEEDED, 2)
 
 
 def test_a_task_that_is_requeued_runs_again(standing_fleet: Fleet) -> None:

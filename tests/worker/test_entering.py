@@ -132,3 +132,17 @@ def test_a_message_that_no_broker_can_take_is_no_job(fleet: Fleet) -> None:
     (job,) = fleet.jobs.list().items
     assert job.state is State.CANCELLED
     assert job.reason.startswith("not published: keys must be str")
+
+
+@backend_writes_here
+def test_a_key_is_free_again_if_no_broker_could_take_the_message(fleet: Fleet) -> None:
+    add = fleet.task("add")
+    with pytest.raises(TypeError):
+        add.apply_async((1, 2), headers={"by": {(1, 2): 3}}, idempotency_key="k")
+
+    result = add.apply_async((1, 2), idempotency_key="k")
+    fleet.start("a")
+
+    assert not result.existing
+    assert fleet.wait_for(result.id).state is State.SUCCEEDED
+    assert add.apply_async((1, 2), idempotency_key="k").existing

@@ -5,7 +5,8 @@
 -- Returns {'asked' | 'done' | 'refused' | 'newer_schema', state}, or {'unknown'}.
 local id, request = ARGV[1], ARGV[2]
 local kind, actor, reason = string.match(request, '^([^\n]*)\n([^\n]*)\n(.*)$')
-local state, pending, schema = read(id, 'state', 'request', 'schema')
+local state, pending, schema, ended_at, why =
+  read(id, 'state', 'request', 'schema', 'finished_at', 'reason')
 if not state then
   return { 'unknown' }
 end
@@ -26,5 +27,8 @@ if DUE_STATES[state] or (state == 'PAUSED' and kind == 'cancel') then
 end
 if state == 'PAUSED' and kind == 'pause' then
   return { 'done', state }
+end
+if state == 'CANCELLED' and kind == 'cancel' and why == reason and now() < ended_at + RESENT then
+  return { 'done', state } -- the answer to the first one was lost
 end
 return { 'refused', state }

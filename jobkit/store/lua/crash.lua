@@ -10,14 +10,16 @@ local function belongs(owner)
   return owner == worker or string.sub(owner, 1, #worker + 1) == worker .. '/'
 end
 
+local last = ''
+
 local function has_begun()
+  local begun = false
   for _, entry in ipairs(redis.call('XRANGE', key('events', id), '-', '+')) do
     local fields = entry[2]
-    if fields[2] == 'started' and belongs(fields[8]) then
-      return true
-    end
+    begun = begun or fields[2] == 'started' and belongs(fields[8])
+    last = fields[2]
   end
-  return false
+  return begun
 end
 
 local state, owner, task = read(id, 'state', 'worker', 'task')
@@ -30,7 +32,7 @@ if state == 'QUEUED' then
     state = lost_owner(id, now(), 'QUEUED', ARGV[3])
   else
     local at, due = now(), read(id, 'due_at')
-    if tonumber(due) and tonumber(due) > at then
+    if last ~= 'replaced' and tonumber(due) and tonumber(due) > at then
       due_at(id, at) -- its message may be what the worker died with
     end
   end

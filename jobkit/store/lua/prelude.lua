@@ -2,7 +2,7 @@
 -- Every script gets KEYS[1], the tag of one partition ('{jobkit:0}'); all keys
 -- it touches begin with it, so that they live in one slot of a cluster. The
 -- constants RETENTION, FIELDS, SCHEMA, REPLACED, RESOLVED, DUPLICATE, EVENTS_KEPT,
--- LEDGER_KEPT, BLOCKED_FOR, REQUEUED_FOR, TICKS_KEPT and TICKS_LINGER are written in front of this file when it is loaded.
+-- LEDGER_KEPT, BLOCKED_FOR, REQUEUED_FOR, RESENT, TICKS_KEPT and TICKS_LINGER are written in front of this file when it is loaded.
 
 local function now()
   local time = redis.call('TIME')

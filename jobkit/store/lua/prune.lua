@@ -7,7 +7,7 @@ local at, count = now(), 0
 -- A job that goes over its failed items, or may be replayed to do so, reads them here.
 local function is_needed(id)
   local own, child = read(id, 'state', 'replayed_by')
-  local state = own == 'PARTIAL' and child and read(child, 'state')
+  local state = DONE[own] and child and read(child, 'state')
   return state and (state == 'DEAD' or not FINISHED[state])
 end
 

@@ -35,6 +35,7 @@ def assert_kept(seconds: int, broker: str) -> None:
     assert driver.returncode == 0
 
 
+@pytest.mark.timeout(180)  # the driver ends before, and tells what has not ended
 def test_a_cluster_keeps_every_promise_under_a_few_random_faults() -> None:
     assert_kept(10, "redis")
 

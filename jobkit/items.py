@@ -97,8 +97,8 @@ class StageRun:
         """Count ``n`` more items as done; saves and stops when it is time to.
 
         Raises:
-            StageError: ``n`` is negative or no whole number, or threads handle the
-                stage's items.
+            StageError: ``n`` is negative or no finite number, or jobkit counts the
+                stage's items itself, as ``iterate`` and ``each`` have it.
         """
         self._must_be_in_turn()
         more = count_of(n, self.name)
@@ -121,8 +121,8 @@ class StageRun:
         A ``total`` of 0 is one that is not known yet.
 
         Raises:
-            StageError: One of them is no whole number, or threads handle the stage's
-                items.
+            StageError: ``current`` is no finite or ``total`` no whole number, or jobkit
+                counts the stage's items itself.
         """
         self._must_be_in_turn()
         count = count_of(current, self.name)

@@ -9,7 +9,7 @@ from celery.worker import state
 from jobkit import clock
 from jobkit.acks import LOOKED_AHEAD, Acknowledger
 from jobkit.dispatcher import Dispatcher
-from jobkit.errors import LimitError
+from jobkit.errors import LimitError, SchemaError
 from jobkit.settings import Settings
 from jobkit.store.memory import MemoryStore
 from tests.unit.runs import ID, new_job
@@ -87,9 +87,12 @@ def test_a_message_that_came_since_the_look_waits_for_the_next() -> None:
     assert 25 < (store.next_due() or 0) <= Settings().lease_seconds
 
 
-def test_one_that_cannot_wait_in_the_store_keeps_no_other_from_it() -> None:
+@pytest.mark.parametrize("error", [LimitError("over 1 MiB"), SchemaError("newer")])
+def test_one_that_cannot_wait_in_the_store_keeps_no_other_from_it(
+    error: Exception,
+) -> None:
     def refuse() -> None:
-        raise LimitError("a message over 1 MiB")
+        raise error
 
     store = MemoryStore()
     store.enqueue(new_job(), "token", 0)

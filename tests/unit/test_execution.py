@@ -457,6 +457,24 @@ def test_a_job_whose_before_start_fails_is_dead(app: Celery, *, first: bool) -> 
     assert state_of(app, job.id) == "FAILURE"
 
 
+def test_a_backend_that_takes_no_progress_is_not_asked_at_each_save(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_result, asked = type(app.backend).store_result, []
+
+    def refuse(self: Any, job_id: str, result: Any, state: str, **known: Any) -> Any:
+        if state != "PROGRESS":
+            return store_result(self, job_id, result, state, **known)
+        asked.append(job_id)
+        raise OSError("the backend is away")
+
+    monkeypatch.setattr(type(app.backend), "store_result", refuse)
+    job = run(app, make_task(app, importing([], lambda *_: None)).delay().id)
+
+    assert job.state is State.SUCCEEDED
+    assert asked == [job.id]
+
+
 def test_ignore_takes_the_shown_progress_back(app: Celery) -> None:
     def body(task: Any) -> None:
         with task.stage("import", total=2):

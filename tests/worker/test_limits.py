@@ -130,7 +130,8 @@ def test_two_tenants_take_turns_whoever_came_first(fleet: Fleet) -> None:
     assert most_at_once(fleet) == 4
     later = [entry.item[:3] for entry in begins(fleet) if entry.at > came_at]
     last = max(place for place, shop in enumerate(later) if shop == "bob")
-    assert later[:last].count("ada") <= 10
+    # One for each of bob's, and those that were let go before he was in the line.
+    assert later[:last].count("ada") <= 10 + 4
 
 
 def test_jobs_that_want_several_slots_take_all_or_none(fleet: Fleet) -> None:

@@ -288,7 +288,7 @@ def settle(current: Execution, state: str | None, retval: Any) -> None:
         again = current.resend or (current.local and isinstance(retval, Retry))
         if state == states.SUCCESS and again:
             _resent(current, Retry("retry without throw"))
-        elif state == states.SUCCESS and (current.stored or current.local):
+        elif state == states.SUCCESS and _is_stored(current):
             current.succeed()
         elif state == states.SUCCESS:
             _not_stored(current, sys.exception())
@@ -326,6 +326,12 @@ def _left_before(current: Execution, state: str | None, retval: Any) -> None:
         _retried(current, retval)
     elif state == states.FAILURE:
         current.reason = current.reason or "failed_before_body"
+
+
+def _is_stored(current: Execution) -> bool:
+    if current.done and not current.stored:
+        _keep_from_celery(current)  # an error came between its end and its signal
+    return current.stored or current.local or current.done is not None
 
 
 def _not_stored(current: Execution, error: BaseException | None) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from celery import current_task
+from celery import Task, current_task
 from celery.exceptions import Ignore
+from celery.signals import task_success
 
 from jobkit import clock, ends, signals
 from jobkit.errors import (
@@ -24,7 +25,7 @@ from jobkit.run import Run
 from jobkit.states import State
 from jobkit.store.base import Store
 from jobkit.store.slots import Claim
-from jobkit.store.values import REPLACED, Failure, InterruptKind
+from jobkit.store.values import REPLACED, Failure, InterruptKind, Result
 
 if TYPE_CHECKING:
     from jobkit.kit import JobKit
@@ -73,6 +74,7 @@ class Execution:
     mirrored: float = 0.0
     arguments: tuple[Any, Any] | None = None
     untold: bool = False
+    done: State | None = None
 
     @property
     def id(self) -> str:
@@ -183,21 +185,54 @@ class Execution:
 
     def succeed(self, reason: str = "") -> None:
         """SUCCEEDED or PARTIAL, or what the store says."""
-        run = self.run
-        snapshot = run.final()
         # Another task goes on with its id: that one's end is the job's.
         over = reason != REPLACED
         tell = over and ends.heard(State.SUCCEEDED, State.PARTIAL)
-        done = run.insist(
-            lambda: self.store.succeed(
-                self.id, run.lease.fence, snapshot, reason, tell=tell
-            )
-        )
+        done = self.done or self._succeed(reason, tell=tell)
         self.end()
         if done is None:
             self.gone()
         if tell:
             ends.tell(self.store, self.id, done)
+
+    def _succeed(
+        self, reason: str = "", *, tell: bool, result: Result | None = None
+    ) -> State | None:
+        run, snapshot = self.run, self.run.final()
+        return run.insist(
+            lambda: self.store.succeed(
+                *(self.id, run.lease.fence, snapshot, reason),
+                tell=tell,
+                result=result,
+            )
+        )
+
+    def may_end_at(self, options: Mapping[str, Any]) -> bool:
+        """Whether the store can end the job and write its result to that server.
+
+        Not where something comes after the result: a chord has to count it, and a
+        hook of the user's would not be called again if this process died before it.
+        """
+        run, kit = self.run, self.kit
+        over = self.through and not (run.ended or self.resend)
+        last = not (self.request.chord or _is_called_after(self.task))
+        return over and last and kit.ends_with_results and self.store.is_at(options)
+
+    def succeed_with(self, result: Result) -> bool:
+        """End well, and store the result in the same step; False if it is not stored.
+
+        A run that has lost its job stores none: the next one will.
+        """
+        tell = ends.heard(State.SUCCEEDED, State.PARTIAL)
+        try:
+            self.done = self._succeed(tell=tell, result=result)
+        except LeaseLost:
+            return False
+        except StoreError as error:
+            self.kit.ends_with_results = False
+            logger.warning("Results are stored apart from the ends of jobs: %s", error)
+            return False
+        return True
 
     def bury(self, failure: Failure, reason: str) -> None:
         """DEAD, with the error that it ended with."""
@@ -265,6 +300,14 @@ class Execution:
             *(self.id, self.run.lease.fence),
         )
         raise Ignore("the lease is lost")
+
+
+def _is_called_after(task: Any) -> bool:
+    """Whether Celery calls what is the user's after it has stored a result."""
+    own = type(task)
+    hooks = own.on_success, own.after_return
+    heard = len(task_success.receivers or ()) > 1  # one is ours
+    return hooks != (Task.on_success, Task.after_return) or heard
 
 
 def current() -> Execution | None:

@@ -62,6 +62,7 @@ class JobKit:
         self.app = app
         self.drain = DrainFlag()
         self.keeper = Keeper(self.drain.is_set)
+        self.ends_with_results = True
         self._given = store
         earlier: JobKit | None = getattr(app, "jobkit", None)
         if earlier is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from jobkit.errors import SettingsError
@@ -56,6 +58,14 @@ def database(url: str, parts: SplitResult) -> int:
     if path and not path.isdecimal():
         raise wrong(url, "the database, which is its path, is no number")
     return int(path or 0)
+
+
+def place(options: Mapping[str, Any]) -> tuple[str, int]:
+    """The server that a client's options name: its host and port, or its socket."""
+    path = options.get("path")
+    if path:
+        return path, 0
+    return options.get("host") or "localhost", int(options.get("port") or 6379)
 
 
 def wrong(url: str, what: str) -> SettingsError:

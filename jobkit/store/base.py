@@ -13,7 +13,7 @@ was written by a newer jobkit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 from jobkit.filters import Filters
 from jobkit.job import (
@@ -44,6 +44,7 @@ from jobkit.store.values import (
     News,
     Note,
     Released,
+    Result,
     Retention,
     Snapshot,
     Start,
@@ -56,6 +57,9 @@ class Store(Slots, Protocol):
     @property
     def retention(self) -> Retention:
         """How long finished records stay."""
+
+    def is_at(self, options: Mapping[str, Any]) -> bool:
+        """Whether it is one server, and the one that a client's options name."""
 
     def ping(self) -> None:
         """Ask the server for a sign of life."""
@@ -150,11 +154,14 @@ class Store(Slots, Protocol):
         reason: str = "",
         *,
         tell: bool = False,
+        result: Result | None = None,
     ) -> State | None:
         """End as SUCCEEDED, or as PARTIAL with open rows in the ledger.
 
         With the reason ``REPLACED`` its id may be enqueued again. ``tell`` leaves a
-        note that the end is ``unheard``. None for a stale owner.
+        note that the end is ``unheard``. ``result`` is stored in the same step, as
+        Celery does; only where ``is_at`` said so. None for a stale owner, whose
+        result is not stored.
         """
 
     def retry(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -24,6 +25,7 @@ class Direct:
 
     def __init__(self, client: Any) -> None:
         self._pool = client.connection_pool
+        self.options: Mapping[str, Any] = self._pool.connection_kwargs
         self._forget()
 
     def _forget(self) -> None:
@@ -31,7 +33,7 @@ class Direct:
         # Both ends of a deque may be used by threads without a lock.
         self._free: deque[Any] = deque()
 
-    def evalsha(self, sha: str, keys: int, *arguments: str | int) -> Any:
+    def evalsha(self, sha: str, keys: int, *arguments: str | bytes | int) -> Any:
         """Call a script; errors are those of the client's method of this name."""
         if self._pid != os.getpid():
             self._forget()  # after a fork: the connections are the parent's
@@ -54,7 +56,7 @@ class Direct:
             self._free.pop().disconnect()
 
 
-def _ask(connection: Any, command: tuple[str | int, ...]) -> Any:
+def _ask(connection: Any, command: tuple[str | bytes | int, ...]) -> Any:
     try:
         connection.send_command(*command)
         return connection.read_response()

@@ -45,6 +45,7 @@ from jobkit.store.values import (
     InterruptKind,
     Kept,
     Released,
+    Result,
     Snapshot,
     Start,
 )
@@ -185,8 +186,10 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
         reason: str = "",
         *,
         tell: bool = False,
+        result: Result | None = None,
     ) -> State | None:
         """End as SUCCEEDED, or as PARTIAL."""
+        del result  # there is no server that it could be at
         with self._change() as at:
             run = self._owned(job_id, fence)
             if run is None:
@@ -353,11 +356,8 @@ class MemoryStore(DeadLetters, Letters, MemorySlots):
         """Remove finished records whose retention has passed."""
         with self._change() as at:
             kept = asdict(self._retention)
-            old = [
-                record
-                for record in self._earliest("finished_at", at, len(self._jobs))
-                if at >= record.expires_at(kept)
-            ]
+            ended = self._earliest("finished_at", at, len(self._jobs))
+            old = [record for record in ended if at >= record.expires_at(kept)]
             old.sort(key=lambda record: record.expires_at(kept))
             gone = 0
             for record in old[:limit]:

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from jobkit import clock
 from jobkit.errors import DuplicateJob, JobNotFound
@@ -47,6 +48,11 @@ class Shelf:
     def retention(self) -> Retention:
         """How long finished records stay."""
         return self._retention
+
+    def is_at(self, options: Mapping[str, Any]) -> bool:
+        """No server is this process."""
+        del options
+        return False
 
     def ping(self) -> None:
         """Do nothing: it is always there."""

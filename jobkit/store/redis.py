@@ -36,6 +36,7 @@ from jobkit.store.values import (
     Kept,
     News,
     Released,
+    Result,
     Snapshot,
     Start,
 )
@@ -126,10 +127,12 @@ class RedisStore(DeadLetters, Letters, RedisSlots):
         reason: str = "",
         *,
         tell: bool = False,
+        result: Result | None = None,
     ) -> State | None:
         """End as SUCCEEDED or PARTIAL; see ``Store.succeed``."""
         told = *replies.snapshot(snapshot), reason, int(tell)
-        return replies.state(self._job(scripts.SUCCEED, job_id, fence, *told))
+        kept = (*replies.result(result), self.database) if result else ()
+        return replies.state(self._job(scripts.SUCCEED, job_id, fence, *told, *kept))
 
     def retry(
         self,

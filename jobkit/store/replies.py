@@ -10,7 +10,7 @@ from jobkit import clock
 from jobkit.job import Event, ItemFailure, Job, NewJob, Page, Progress, StopRequest
 from jobkit.states import State
 from jobkit.store import scripts
-from jobkit.store.values import Backlog, Failure, Kept, Released, Snapshot
+from jobkit.store.values import Backlog, Failure, Kept, Released, Result, Snapshot
 
 
 def ms(seconds: float) -> int:
@@ -34,6 +34,11 @@ def unique(job: NewJob) -> tuple[str, str]:
 def snapshot(taken: Snapshot) -> tuple[int, str, str]:
     """A snapshot as a script takes it: position, checkpoint, progress."""
     return taken.position, taken.checkpoint, taken.progress.encode()
+
+
+def result(kept: Result) -> tuple[str | bytes | int, ...]:
+    """A result as a script takes it: key, value, seconds, database."""
+    return kept.key, kept.value, kept.seconds, kept.database
 
 
 def ledger(taken: Snapshot) -> tuple[str, str]:

@@ -70,7 +70,11 @@ BEGIN = _verb("begin", "id token worker lease task generation")
 RENEW = _verb("renew", "id fence lease")
 SAVE = _verb("save", "id fence seq position checkpoint progress lease failed resolved")
 CEDE = _verb("cede", "id fence")
-SUCCEED = _verb("succeed", "id fence position checkpoint progress reason tell")
+SUCCEED = _verb(
+    "succeed",
+    "id fence position checkpoint progress reason tell "
+    "result_key result result_seconds result_database database",
+)
 FAILURES = _verb("failures", "id after limit")
 REPLAY_ITEMS = _verb("replay_items", "id child message checkpoint actor reason")
 RETRY = _verb("retry", "id fence attempt rate_limited budgets error delay message")

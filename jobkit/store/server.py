@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from jobkit.errors import (
 )
 from jobkit.job import SCHEMA, NewJob
 from jobkit.states import State
-from jobkit.store import scripts
+from jobkit.store import address, scripts
 from jobkit.store.address import safe_url
 from jobkit.store.connection import connect
 from jobkit.store.direct import Direct
@@ -127,6 +127,22 @@ class Server:
         return self._callers[0]
 
     @property
+    def _options(self) -> Mapping[str, Any] | None:
+        """Where it is, as options of a client; None if it is more than one server."""
+        caller = self._caller
+        return caller.options if isinstance(caller, Direct) else None
+
+    @property
+    def database(self) -> int:
+        """The number of its database on its server."""
+        return int((self._options or {}).get("db") or 0)
+
+    def is_at(self, options: Mapping[str, Any]) -> bool:
+        """Whether it is at a place; see ``Store.is_at``."""
+        mine = self._options
+        return mine is not None and address.place(mine) == address.place(options)
+
+    @property
     def retention(self) -> Retention:
         """How long finished records stay."""
         return self._retention
@@ -165,7 +181,7 @@ class Server:
 
     # -- for the verbs ------------------------------------------------------------
 
-    def _run(self, verb: Verb, tag: str, *arguments: str | int) -> Any:
+    def _run(self, verb: Verb, tag: str, *arguments: str | bytes | int) -> Any:
         with self._errors:
             sha = self._scripts.get(verb.name) or self._load(verb)
             try:
@@ -178,7 +194,7 @@ class Server:
         self._scripts[verb.name] = sha
         return sha
 
-    def _job(self, verb: Verb, job_id: str, *arguments: str | int) -> Any:
+    def _job(self, verb: Verb, job_id: str, *arguments: str | bytes | int) -> Any:
         return self._run(verb, self.keys.tag_of(job_id), job_id, *arguments)
 
     def _everywhere(self, verb: Verb, *arguments: str | int) -> Sequence[Any]:

@@ -134,6 +134,19 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """A result of Celery's, for the server that has the job's record as well.
+
+    It is kept in the ``database`` of that number, for ``seconds``; 0: for ever.
+    """
+
+    key: str | bytes
+    value: str | bytes
+    seconds: int
+    database: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """An error, and what it costs: the counters and budgets after it."""
 

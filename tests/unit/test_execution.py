@@ -13,13 +13,11 @@ from unittest.mock import Mock
 
 import pytest
 from celery import Celery
-from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject
 from typing_extensions import override
 
 from jobkit import (
     Drained,
-    Job,
     JobKit,
     LeaseLost,
     Limit,
@@ -32,24 +30,33 @@ from jobkit import (
     clock,
 )
 from jobkit.dead_letters import copy_of
-from jobkit.dispatcher import Dispatcher
 from jobkit.job import ErrorInfo, Message
 from jobkit.progress import Plan
-from jobkit.publishing import COPIED, to_context
+from jobkit.publishing import COPIED
 from jobkit.store.memory import MemoryStore
 from jobkit.store.values import (
     REQUEUED_FOR,
     Failure,
     InterruptKind,
     Released,
+    Result,
     Snapshot,
     Start,
 )
 from tests.unit.conftest import MakeApp
+from tests.unit.delivery import (
+    HOST,
+    again,
+    deliver,
+    kit_of,
+    names,
+    record,
+    run,
+    running,
+    state_of,
+)
 from tests.unit.runs import CRASH
 from tests.waiting import wait_until
-
-HOST = "w1@here"
 
 
 class Far(MemoryStore):
@@ -113,9 +120,12 @@ class Far(MemoryStore):
         reason: str = "",
         *,
         tell: bool = False,
+        result: Result | None = None,
     ) -> State | None:
         self._reach()
-        return super().succeed(job_id, fence, snapshot, reason, tell=tell)
+        return super().succeed(
+            job_id, fence, snapshot, reason, tell=tell, result=result
+        )
 
     @override
     def bury(
@@ -158,11 +168,6 @@ def app(make_app: MakeApp, store: Far) -> Celery:
     return app
 
 
-def kit_of(app: Any) -> JobKit:
-    kit: JobKit = app.jobkit
-    return kit
-
-
 def make_task(app: Celery, body: Callable[..., Any], **options: Any) -> Any:
     """A job with one stage; the body gets the task first."""
     return app.task(
@@ -175,61 +180,6 @@ def make_task(app: Celery, body: Callable[..., Any], **options: Any) -> Any:
             **options,
         }
     )(body)
-
-
-def deliver(app: Celery, message: Message | None) -> None:
-    """Run a message as a child of a worker does."""
-    assert message
-    request: Any = to_context(message)
-    embed = {name: getattr(request, name) for name in ("callbacks", "chord", "chain")}
-    where = {
-        "exchange": message.exchange,
-        "routing_key": message.routing_key,
-        "priority": message.properties.get("priority"),
-    }
-    sent = {
-        **message.headers,
-        **message.properties,
-        **embed,
-        "errbacks": request.errbacks,
-        "hostname": HOST,
-        "delivery_info": where,
-    }
-    task = app.tasks[message.task]
-    trace = build_tracer(task.name, task, app=app)
-    trace(request.id, request.args, request.kwargs, sent)
-    assert not kit_of(app).keeper._leases or request.id in _running
-
-
-_running: set[str] = set()
-"""Jobs in whose bodies a test is: their leases are kept."""
-
-
-def run(app: Celery, job_id: str) -> Job:
-    """Deliver the kept message of a job; the record after it."""
-    deliver(app, record(app, job_id).message)
-    return record(app, job_id)
-
-
-def record(app: Celery, job_id: str) -> Job:
-    return kit_of(app).jobs.get(job_id)
-
-
-def state_of(app: Celery, job_id: str) -> str:
-    """What readers of the result backend see."""
-    return str(app.AsyncResult(job_id).state)
-
-
-def again(app: Celery) -> int:
-    """Run all that is due now, as the dispatcher and a worker do."""
-    dispatcher = Dispatcher(
-        kit_of(app).store, lambda message: deliver(app, message), 300.0, ()
-    )
-    return dispatcher.round()
-
-
-def names(app: Celery, job_id: str) -> list[str]:
-    return [event.name for event in kit_of(app).jobs.history(job_id)]
 
 
 def importing(
@@ -273,10 +223,10 @@ def test_a_message_that_comes_again_runs_nothing(app: Celery, times: int) -> Non
 
     def redeliver(task: Any, item: int) -> None:
         if item == 2:
-            _running.add(task.request.id)
+            running.add(task.request.id)
             for _ in range(times):
                 run(app, task.request.id)
-            _running.clear()
+            running.clear()
 
     result = make_task(app, importing(handled, redeliver)).delay()
     run(app, result.id)

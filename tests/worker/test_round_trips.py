@@ -40,6 +40,28 @@ def test_a_short_job_takes_three_scripts(
     assert script_calls(valkey_server) - before == 3 * JOBS
 
 
+def test_a_result_takes_none_where_the_store_is(
+    valkey_server: ValkeyServer, make_fleet: FleetFactory
+) -> None:
+    fleet = make_fleet(
+        valkey_server.database_url(2),
+        result_backend=valkey_server.database_url(1),
+        jobkit_dispatch_interval=3600,
+    )
+    fleet.start("a")
+    warm = fleet.send("add", 0, 0)
+    fleet.wait_for(warm.id)
+
+    scripts, alone = script_calls(valkey_server), calls(valkey_server, "exec", "get")
+    jobs = [fleet.send("add", n, n) for n in range(JOBS)]
+    for job in jobs:
+        fleet.wait_for(job.id)
+
+    assert script_calls(valkey_server) - scripts == 3 * JOBS
+    assert calls(valkey_server, "exec", "get") - alone == 0
+    assert [job.get(timeout=20) for job in jobs] == [2 * n for n in range(JOBS)]
+
+
 def test_a_result_is_stored_without_being_read(
     valkey_server: ValkeyServer, make_fleet: FleetFactory
 ) -> None:

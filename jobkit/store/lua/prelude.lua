@@ -222,12 +222,12 @@ local function forget(id)
 end
 
 -- Lets a record and what belongs to it go. The expiry of the keys themselves is the
--- last chance, for stores that no worker prunes.
-local function expire(id, at)
+-- last chance, for stores that no worker prunes. `ledger` tells whether it has one.
+local function expire(id, at, ledger)
   redis.call('ZADD', index('expire'), int(at), id)
   redis.call('PEXPIREAT', key('job', id), int(at + LAST_CHANCE))
   redis.call('PEXPIREAT', key('events', id), int(at + LAST_CHANCE))
-  if read(id, 'open_failures') then
+  if ledger then
     redis.call('PEXPIREAT', key('failures', id), int(at + LAST_CHANCE))
     redis.call('PEXPIREAT', key('failure_order', id), int(at + LAST_CHANCE))
   end
@@ -235,7 +235,8 @@ end
 
 -- Ends a job: its record stays for the state's retention.
 local function finish(id, from, to, at, ...)
-  local unique, till, copied = read(id, 'unique_key', 'unique_till', 'copied')
+  local unique, till, copied, ledger =
+    read(id, 'unique_key', 'unique_till', 'copied', 'open_failures')
   local kept = RETENTION[to]
   if copied then
     -- As long as a copy of its death may come back, it is known to be stale.
@@ -248,7 +249,7 @@ local function finish(id, from, to, at, ...)
     drop_key(id, unique)
   end
   move(id, from, to, at, nil, 'finished_at', int(at), ...)
-  expire(id, expires)
+  expire(id, expires, ledger)
 end
 
 -- Ends a job that came while another one had its unique key.

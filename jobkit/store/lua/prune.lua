@@ -16,7 +16,7 @@ local old = redis.call(
 )
 for _, id in ipairs(old) do
   if is_needed(id) then
-    expire(id, at + LAST_CHANCE)
+    expire(id, at + LAST_CHANCE, read(id, 'open_failures'))
   else
     forget(id)
     count = count + 1

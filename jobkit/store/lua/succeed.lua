@@ -7,12 +7,33 @@
 -- ARGV[5] progress
 -- ARGV[6] reason
 -- ARGV[7] tell
+-- ARGV[8] result_key
+-- ARGV[9] result
+-- ARGV[10] result_seconds
+-- ARGV[11] result_database
+-- ARGV[12] database
+-- Without a result the last five are left out.
 -- Returns the state after it, or 'lost'.
 local id = ARGV[1]
 local run, state, held = owned(id, ARGV[2])
 if not run then
   local done = state == 'SUCCEEDED' or state == 'PARTIAL'
   return done and held == ARGV[2] and state or 'lost'
+end
+-- First, as nothing is undone where the server refuses it.
+if ARGV[8] then
+  if ARGV[11] ~= ARGV[12] then
+    redis.call('SELECT', ARGV[11])
+  end
+  if ARGV[10] ~= '0' then
+    redis.call('SETEX', ARGV[8], ARGV[10], ARGV[9])
+  else
+    redis.call('SET', ARGV[8], ARGV[9])
+  end
+  redis.call('PUBLISH', ARGV[8], ARGV[9])
+  if ARGV[11] ~= ARGV[12] then
+    redis.call('SELECT', ARGV[12])
+  end
 end
 local at = now()
 local to = run.open > 0 and ARGV[6] ~= REPLACED and 'PARTIAL' or 'SUCCEEDED'

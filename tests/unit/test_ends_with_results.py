@@ -1,0 +1,301 @@
+"""Where the store is in the backend's server, a job and its result end in one step."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.backends.redis import RedisBackend
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import task_success
+
+from jobkit import JobKit, ProgressTask, State
+from jobkit.store.redis import RedisStore
+from tests.servers import ValkeyServer
+from tests.unit.conftest import MakeApp
+from tests.unit.delivery import deliver, kit_of, record, run, state_of
+from tests.worker.promises import backend_writes_here
+
+MakeBeside = Callable[..., Celery]
+
+
+@pytest.fixture
+def make_beside(make_app: MakeApp, valkey: ValkeyServer) -> MakeBeside:
+    """Makes apps whose store and backend are two databases of one server."""
+
+    def make(**settings: Any) -> Celery:
+        app = make_app(
+            **{
+                "broker_url": "memory://",
+                "result_backend": valkey.database_url(1),
+                "jobkit_store_url": valkey.database_url(2),
+                "jobkit_prefix": f"test-{uuid.uuid4().hex[:12]}",
+                "task_default_queue": f"q-{uuid.uuid4()}",
+                "result_expires": 1000,
+                **settings,
+            }
+        )
+        JobKit(app)
+        return app
+
+    return make
+
+
+def make_task(app: Celery, body: Callable[..., Any], **options: Any) -> Any:
+    with_us = {"base": ProgressTask, "bind": True, "name": "sync", "shared": False}
+    return app.task(**{**with_us, **options})(body)
+
+
+def server(valkey: ValkeyServer) -> Any:
+    return redis.Redis.from_url(valkey.database_url(1))
+
+
+def key_of(job_id: str) -> str:
+    return f"celery-task-meta-{job_id}"
+
+
+def three(_: Any) -> int:
+    return 3
+
+
+def rows(_: Any) -> dict[str, str]:
+    return {"rows": "\xe9"}
+
+
+def lose(task: Any, _: object = None) -> str:
+    """A body whose job another run has taken when it returns."""
+    task.kit.store.interrupt(task.job.id, task.job.fence, "requeue")
+    return "mine"
+
+
+# -- as one
+
+
+@pytest.mark.parametrize("database", [1, 2])
+@pytest.mark.parametrize("expires", [1000, 0])
+def test_a_result_is_what_celery_makes_of_it(
+    make_beside: MakeBeside, valkey: ValkeyServer, database: int, expires: int
+) -> None:
+    store = valkey.database_url(database)
+    app = make_beside(jobkit_store_url=store, result_expires=expires)
+    result = make_task(app, rows).delay()
+
+    with server(valkey) as client, client.pubsub() as news:
+        news.subscribe(key_of(result.id))
+        assert run(app, result.id).state is State.SUCCEEDED
+        news.get_message(timeout=5)
+        told = news.get_message(timeout=5)
+        kept = client.get(key_of(result.id))
+        left = client.ttl(key_of(result.id))
+
+    assert result.get(timeout=5) == {"rows": "\xe9"}
+    assert told["data"] == kept
+    assert 990 <= left <= 1000 if expires else left == -1
+
+
+def test_a_run_that_has_lost_its_job_stores_no_result(
+    make_beside: MakeBeside, valkey: ValkeyServer
+) -> None:
+    app = make_beside()
+    result = make_task(app, lose).delay()
+
+    assert run(app, result.id).state is State.QUEUED
+
+    with server(valkey) as client:
+        assert client.get(key_of(result.id)) is None
+
+
+@pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning")
+def test_an_error_behind_the_end_is_nobodys(
+    make_beside: MakeBeside,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app, blamed = make_beside(), list[str]()
+    task = make_task(app, three)
+
+    @app.task(name="blame", shared=False)
+    def blame(failed: str) -> None:
+        blamed.append(failed)
+
+    def late(*_: Any) -> str:
+        raise SoftTimeLimitExceeded
+
+    result = task.apply_async(link_error=blame.s())
+    with monkeypatch.context() as patch:
+        patch.setattr("celery.app.trace.saferepr", late)
+        job = run(app, result.id)
+
+    assert (job.state, job.attempts) == (State.SUCCEEDED, 0)
+    assert (state_of(app, result.id), result.result, blamed) == ("SUCCESS", 3, [])
+    assert "lease" not in caplog.text
+
+
+@backend_writes_here
+def test_a_success_that_a_body_tells_itself_is_no_end(make_beside: MakeBeside) -> None:
+    app = make_beside()
+
+    def body(task: Any) -> str:
+        task.update_state(state="SUCCESS", meta="almost")
+        return str(record(app, task.job.id).state)
+
+    job = run(app, make_task(app, body).delay().id)
+
+    assert (job.state, job.fence) == (State.SUCCEEDED, 1)
+
+
+# -- apart, where something comes after the result
+
+
+@backend_writes_here
+@pytest.mark.parametrize("hook", ["on_success", "after_return"])
+def test_a_job_ends_after_the_users_hooks(make_beside: MakeBeside, hook: str) -> None:
+    app, seen = make_beside(), list[State]()
+
+    def hooked(self: Any, *_: Any) -> None:
+        seen.append(record(app, self.request.id).state)
+
+    base = type("Hooked", (ProgressTask,), {hook: hooked, "abstract": True})
+    result = make_task(app, three, base=base).delay()
+
+    assert run(app, result.id).state is State.SUCCEEDED
+    assert (seen, result.get(timeout=5)) == ([State.RUNNING], 3)
+
+
+@backend_writes_here
+def test_a_job_ends_after_receivers_of_its_success(make_beside: MakeBeside) -> None:
+    app, seen = make_beside(), list[State]()
+    result = make_task(app, three).delay()
+
+    def receive(**_: Any) -> None:
+        seen.append(record(app, result.id).state)
+
+    task_success.connect(receive)
+    try:
+        assert run(app, result.id).state is State.SUCCEEDED
+    finally:
+        task_success.disconnect(receive)
+
+    assert (seen, result.get(timeout=5)) == ([State.RUNNING], 3)
+
+
+@backend_writes_here
+def test_a_member_of_a_chord_ends_when_it_is_counted(
+    make_beside: MakeBeside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, seen = make_beside(), list[State]()
+    task = make_task(app, three)
+
+    def counted(_: Any, request: Any, *__: Any, **___: Any) -> None:
+        seen.append(record(app, request.id).state)
+
+    monkeypatch.setattr(RedisBackend, "on_chord_part_return", counted)
+    result = task.apply_async(chord=task.si())
+
+    assert run(app, result.id).state is State.SUCCEEDED
+    assert (seen, result.get(timeout=5)) == ([State.RUNNING], 3)
+
+
+@backend_writes_here
+def test_a_job_that_retries_itself_without_raising_goes_on(
+    make_beside: MakeBeside,
+) -> None:
+    app = make_beside()
+
+    def body(task: Any) -> str:
+        if not task.request.retries:
+            task.retry(throw=False, countdown=0)
+        return f"try {task.request.retries}"
+
+    result = make_task(app, body).delay()
+
+    assert run(app, result.id).state is not State.SUCCEEDED
+
+
+@backend_writes_here
+def test_a_result_goes_to_its_own_server_when_that_is_another(
+    make_beside: MakeBeside, valkey: ValkeyServer, valkey_server: ValkeyServer
+) -> None:
+    app = make_beside(jobkit_store_url=valkey_server.database_url(1))
+    result = make_task(app, three).delay()
+
+    assert run(app, result.id).state is State.SUCCEEDED
+    assert result.get(timeout=5) == 3
+    with server(valkey) as near, server(valkey_server) as far:
+        assert near.exists(key_of(result.id))
+        assert not far.exists(key_of(result.id))
+
+
+@backend_writes_here
+def test_a_store_that_may_not_write_results_is_asked_once(
+    make_beside: MakeBeside, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server(valkey) as client:
+        rules = ("on", ">secret", "~*test-*", "&*", "+@all")
+        client.execute_command("ACL", "SETUSER", "jobs", *rules)
+    url = valkey.database_url(2).replace("://", "://jobs:secret@")
+    app = make_beside(jobkit_store_url=url)
+    task = make_task(app, three)
+    first, second = task.delay(), task.delay()
+
+    jobs = [run(app, result.id) for result in (first, second)]
+
+    assert [job.state for job in jobs] == [State.SUCCEEDED] * 2
+    assert [first.get(timeout=5), second.get(timeout=5)] == [3, 3]
+    told = [line for line in caplog.messages if "stored apart" in line]
+    assert len(told) == 1
+
+
+# -- which server it is
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "same"),
+    [
+        ("redis://h:7/2", {"host": "h", "port": 7, "db": 1}, True),
+        ("redis://h:7/2", {"host": "h", "port": 8}, False),
+        ("redis://h:7/2", {"host": "other", "port": 7}, False),
+        ("redis://", {"host": "localhost", "port": 6379}, True),
+        ("redis://localhost", {"host": None, "port": "6379"}, True),
+        ("unix:///a/s", {"path": "/a/s", "db": 1}, True),
+        ("unix:///a/s", {"path": "/a/t"}, False),
+        ("unix:///a/s", {"host": "localhost", "port": 6379}, False),
+        (
+            "sentinel://localhost:6379?master_name=m",
+            {"host": "localhost", "port": 6379},
+            False,
+        ),
+    ],
+)
+def test_a_store_knows_its_server(
+    url: str, options: dict[str, Any], *, same: bool
+) -> None:
+    assert RedisStore(url).is_at(options) is same
+
+
+def test_a_store_in_memory_is_nowhere(make_app: MakeApp) -> None:
+    local = JobKit(make_app()).local
+
+    assert not local.is_at({"host": "localhost", "port": 6379})
+
+
+def test_a_result_of_an_eager_run_is_stored_by_celery(make_beside: MakeBeside) -> None:
+    app = make_beside(task_always_eager=True)
+
+    assert make_task(app, three).delay().get() == 3
+
+
+def test_an_end_is_told_once(make_beside: MakeBeside) -> None:
+    app = make_beside()
+    result = make_task(app, three).delay()
+    message = record(app, result.id).message
+
+    for _ in range(3):
+        deliver(app, message)
+
+    ends = [e.name for e in kit_of(app).jobs.history(result.id) if e.state.finished]
+    assert ends == ["succeeded"]

@@ -12,6 +12,9 @@ from jobkit.execution import Execution
 from jobkit.store.values import Result
 from jobkit.views import KEY_VALUE, is_usual, seen_as
 
+LARGE = 64 * 1024
+"""Bytes above which Celery stores a result: a script would hold its server up."""
+
 
 def for_a_run(backend: Any) -> Any:
     """The same backend, which does not read before it writes where nothing can be.
@@ -63,8 +66,9 @@ class _Ending:
     def _set_with_state(self, key: Any, value: Any, state: str) -> Any:
         backend: Any = self
         where = backend.expires or 0, backend.connparams["db"]
-        current = execution.current()
-        if current is None or not current.succeed_with(Result(key, value, *where)):
+        current: Any = execution.current()
+        fits = len(value) <= LARGE
+        if not (fits and current.succeed_with(Result(key, value, *where))):
             super()._set_with_state(key, value, state)  # type: ignore[misc]
 
 

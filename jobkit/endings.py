@@ -295,6 +295,7 @@ def settle(current: Execution, state: str | None, retval: Any) -> None:
         elif state == states.FAILURE or _failed_in_hook(current):
             _bury(current, retval)
     except (LeaseLost, Ignore) as stop:
+        _keep_from_celery(current)
         logger.warning("Job %s could not be ended here: %s", current.id, stop)
     finally:
         current.release()

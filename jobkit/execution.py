@@ -219,7 +219,7 @@ class Execution:
         return over and last and kit.ends_with_results and self.store.is_at(options)
 
     def succeed_with(self, result: Result) -> bool:
-        """End well, and store the result in the same step; False if it is not stored.
+        """End well, and store the result in the same step; False if the store may not.
 
         A run that has lost its job stores none: the next one will.
         """
@@ -227,7 +227,8 @@ class Execution:
         try:
             self.done = self._succeed(tell=tell, result=result)
         except LeaseLost:
-            return False
+            with suppress(Ignore):  # Celery takes it for an error here
+                self.gone()
         except StoreError as error:
             self.kit.ends_with_results = False
             logger.warning("Results are stored apart from the ends of jobs: %s", error)
@@ -295,6 +296,7 @@ class Execution:
     def gone(self) -> NoReturn:
         """Leave the job to its next owner."""
         self.end()
+        self.untold = True
         logger.warning(
             "Job %s: the lease of fence %s is lost, another run owns the job",
             *(self.id, self.run.lease.fence),

@@ -161,7 +161,7 @@ class Store(Slots, Protocol):
         With the reason ``REPLACED`` its id may be enqueued again. ``tell`` leaves a
         note that the end is ``unheard``. ``result`` is stored in the same step, as
         Celery does; only where ``is_at`` said so. None for a stale owner, whose
-        result is not stored.
+        result is only stored if the record is gone.
         """
 
     def retry(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import pytest
 import redis
@@ -12,20 +12,36 @@ from celery import Celery
 from celery.backends.redis import RedisBackend
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_success
+from kombu.utils.encoding import bytes_to_str
 
-from jobkit import JobKit, ProgressTask, State
+from jobkit import JobKit, ProgressTask, State, StoreUnavailable
+from jobkit.backend import LARGE
 from jobkit.store.redis import RedisStore
+from jobkit.store.values import Kept
 from tests.servers import ValkeyServer
 from tests.unit.conftest import MakeApp
 from tests.unit.delivery import deliver, kit_of, record, run, state_of
 from tests.worker.promises import backend_writes_here
 
+
+class Own(RedisBackend):
+    """A backend that notes what it writes."""
+
+    written: ClassVar[list[str]] = []
+
+    def set(self, key: Any, *args: Any, **known: Any) -> Any:
+        """Write, and note it."""
+        self.written.append(bytes_to_str(key))
+        return super().set(key, *args, **known)
+
+
 MakeBeside = Callable[..., Celery]
 
 
 @pytest.fixture
-def make_beside(make_app: MakeApp, valkey: ValkeyServer) -> MakeBeside:
+def make_beside(make_app: MakeApp, valkey: ValkeyServer) -> Iterator[MakeBeside]:
     """Makes apps whose store and backend are two databases of one server."""
+    apps: list[Celery] = []
 
     def make(**settings: Any) -> Celery:
         app = make_app(
@@ -40,9 +56,17 @@ def make_beside(make_app: MakeApp, valkey: ValkeyServer) -> MakeBeside:
             }
         )
         JobKit(app)
+        apps.append(app)
         return app
 
-    return make
+    yield make
+    for app in apps:
+        backend: Any = app.backend
+        backend.result_consumer.stop()
+        # Results die when they like, and would connect it again to unsubscribe.
+        backend.result_consumer.cancel_for = lambda _: None
+        backend.client.connection_pool.disconnect()
+        kit_of(app).store.close()
 
 
 def make_task(app: Celery, body: Callable[..., Any], **options: Any) -> Any:
@@ -109,6 +133,68 @@ def test_a_run_that_has_lost_its_job_stores_no_result(
         assert client.get(key_of(result.id)) is None
 
 
+def test_a_run_that_stood_still_for_too_long_stores_no_result(
+    make_beside: MakeBeside, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, succeed = make_beside(), RedisStore.succeed
+    task = make_task(app, three)
+    result = task.delay()
+
+    def stand_still(*args: Any, **known: Any) -> Any:
+        lease = task._execution.run.lease
+        if lease.lost:
+            return succeed(*args, **known)
+        lease.confirm(0, Kept(owner=False))
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "succeed", stand_still)
+        job = run(app, result.id)
+
+    assert job.state is State.RUNNING  # until its lease has ended
+    with server(valkey) as client:
+        assert client.get(key_of(result.id)) is None
+
+
+def test_a_result_is_stored_where_the_record_is_gone(
+    make_beside: MakeBeside, valkey: ValkeyServer
+) -> None:
+    app = make_beside()
+
+    def body(task: Any) -> int:
+        with redis.Redis.from_url(valkey.database_url(2)) as client:
+            assert client.delete(*client.keys(f"*{task.job.id}*"))
+        return 3
+
+    result = make_task(app, body).delay()
+    deliver(app, record(app, result.id).message)
+
+    assert result.get(timeout=5) == 3
+
+
+@pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning")
+def test_an_error_in_the_end_itself_is_nobodys(
+    make_beside: MakeBeside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, blamed, succeed = make_beside(), list[str](), RedisStore.succeed
+    task = make_task(app, three, retry_policy={"total": 0})
+
+    @app.task(name="blame", shared=False)
+    def blame(request: Any, error: Exception, _: object) -> None:
+        blamed.append(f"{request.id}: {error!r}")
+
+    def late(*args: Any, **known: Any) -> None:
+        succeed(*args, **known)
+        raise SoftTimeLimitExceeded
+
+    result = task.apply_async(link_error=blame.s())
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "succeed", late)
+        job = run(app, result.id)
+
+    assert (job.state, result.get(timeout=5), blamed) == (State.SUCCEEDED, 3, [])
+
+
 @pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning")
 def test_an_error_behind_the_end_is_nobodys(
     make_beside: MakeBeside,
@@ -119,8 +205,8 @@ def test_an_error_behind_the_end_is_nobodys(
     task = make_task(app, three)
 
     @app.task(name="blame", shared=False)
-    def blame(failed: str) -> None:
-        blamed.append(failed)
+    def blame(request: Any, error: Exception, _: object) -> None:
+        blamed.append(f"{request.id}: {error!r}")
 
     def late(*_: Any) -> str:
         raise SoftTimeLimitExceeded
@@ -137,15 +223,15 @@ def test_an_error_behind_the_end_is_nobodys(
 
 @backend_writes_here
 def test_a_success_that_a_body_tells_itself_is_no_end(make_beside: MakeBeside) -> None:
-    app = make_beside()
+    app, seen = make_beside(), list[State]()
 
-    def body(task: Any) -> str:
+    def body(task: Any) -> None:
         task.update_state(state="SUCCESS", meta="almost")
-        return str(record(app, task.job.id).state)
+        seen.append(record(app, task.job.id).state)
 
     job = run(app, make_task(app, body).delay().id)
 
-    assert (job.state, job.fence) == (State.SUCCEEDED, 1)
+    assert (seen, job.state) == ([State.RUNNING], State.SUCCEEDED)
 
 
 # -- apart, where something comes after the result
@@ -228,6 +314,46 @@ def test_a_result_goes_to_its_own_server_when_that_is_another(
     with server(valkey) as near, server(valkey_server) as far:
         assert near.exists(key_of(result.id))
         assert not far.exists(key_of(result.id))
+
+
+@backend_writes_here
+@pytest.mark.parametrize(("size", "by_celery"), [(LARGE // 2, 0), (LARGE, 1)])
+def test_a_large_result_is_stored_by_celery(
+    make_beside: MakeBeside,
+    valkey: ValkeyServer,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    by_celery: int,
+) -> None:
+    written: list[str] = []
+    url = f"{Own.__module__}.{Own.__name__}+{valkey.database_url(1)}"
+    app = make_beside(result_backend=url)
+    monkeypatch.setattr("jobkit.backend.RedisBackend", Own)
+    monkeypatch.setattr(Own, "written", written)
+
+    def body(_: Any) -> str:
+        return "x" * size
+
+    result = make_task(app, body).delay()
+
+    assert run(app, result.id).state is State.SUCCEEDED
+    assert len(result.get(timeout=5)) == size
+    assert len(written) == by_celery
+
+
+@backend_writes_here
+def test_a_backend_of_ones_own_stores_its_results(
+    make_beside: MakeBeside, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    url = f"{Own.__module__}.{Own.__name__}+{valkey.database_url(1)}"
+    app = make_beside(result_backend=url)
+    monkeypatch.setattr(Own, "written", written)
+    result = make_task(app, three).delay()
+
+    assert run(app, result.id).state is State.SUCCEEDED
+    assert result.get(timeout=5) == 3
+    assert written == [key_of(result.id)]
 
 
 @backend_writes_here

@@ -989,6 +989,18 @@ def test_a_lost_lease_is_no_error_of_celery() -> None:
     assert not issubclass(LeaseLost, Exception)
 
 
+def test_a_run_that_is_gone_strikes_no_note_of_another(app: Celery, store: Far) -> None:
+    def body(task: Any) -> None:
+        store.interrupt(task.job.id, task.job.fence, "requeue")
+        store.ask(task.job.id, "cancel", "ann", "")  # nobody has told Celery of it
+        raise LeaseLost("meanwhile")
+
+    job = run(app, make_task(app, body).delay().id)
+
+    assert job.state is State.CANCELLED
+    assert [untold.id for untold in store.untold(0)] == [job.id]
+
+
 # -- dead letters that come back
 
 

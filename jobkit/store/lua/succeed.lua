@@ -15,13 +15,11 @@
 -- Without a result the last five are left out.
 -- Returns the state after it, or 'lost'.
 local id = ARGV[1]
-local run, state, held = owned(id, ARGV[2])
-if not run then
-  local done = state == 'SUCCEEDED' or state == 'PARTIAL'
-  return done and held == ARGV[2] and state or 'lost'
-end
--- First, as nothing is undone where the server refuses it.
-if ARGV[8] then
+
+local function keep_result()
+  if not ARGV[8] then
+    return
+  end
   if ARGV[11] ~= ARGV[12] then
     redis.call('SELECT', ARGV[11])
   end
@@ -35,6 +33,16 @@ if ARGV[8] then
     redis.call('SELECT', ARGV[12])
   end
 end
+
+local run, state, held = owned(id, ARGV[2])
+if not run then
+  if not state then
+    keep_result() -- with the record gone nobody else will store one
+  end
+  local done = state == 'SUCCEEDED' or state == 'PARTIAL'
+  return done and held == ARGV[2] and state or 'lost'
+end
+keep_result() -- first, as nothing is undone where the server refuses it
 local at = now()
 local to = run.open > 0 and ARGV[6] ~= REPLACED and 'PARTIAL' or 'SUCCEEDED'
 finish(

@@ -231,7 +231,11 @@ class Execution:
                 self.gone()
         except StoreError as error:
             self.kit.ends_with_results = False
-            logger.warning("Results are stored apart from the ends of jobs: %s", error)
+            logger.warning(
+                "Results are stored apart from the ends of jobs, which costs a round "
+                "trip each: jobkit_store_url may not write to the result backend: %s",
+                error,
+            )
             return False
         return True
 

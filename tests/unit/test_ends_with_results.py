@@ -407,21 +407,3 @@ def test_a_store_in_memory_is_nowhere(make_app: MakeApp) -> None:
     local = JobKit(make_app()).local
 
     assert not local.is_at({"host": "localhost", "port": 6379})
-
-
-def test_a_result_of_an_eager_run_is_stored_by_celery(make_beside: MakeBeside) -> None:
-    app = make_beside(task_always_eager=True)
-
-    assert make_task(app, three).delay().get() == 3
-
-
-def test_an_end_is_told_once(make_beside: MakeBeside) -> None:
-    app = make_beside()
-    result = make_task(app, three).delay()
-    message = record(app, result.id).message
-
-    for _ in range(3):
-        deliver(app, message)
-
-    ends = [e.name for e in kit_of(app).jobs.history(result.id) if e.state.finished]
-    assert ends == ["succeeded"]

@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from celery import Task, current_task
+from celery import Task
+from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.exceptions import Ignore
 from celery.signals import task_success
 
@@ -318,8 +319,8 @@ def _is_called_after(task: Any) -> bool:
 
 def current() -> Execution | None:
     """The execution that this thread is in, of whichever task."""
-    task: Any = current_task
-    return of(task.request) if task else None
+    task: Any = _task_stack.top  # what Celery's current_task looks at each time
+    return None if task is None else of(task.request)
 
 
 def of(request: Any) -> Execution | None:

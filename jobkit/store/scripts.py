@@ -171,17 +171,20 @@ def header(source: str) -> tuple[str, ...]:
 
 def constants(retention: Retention) -> str:
     """The Lua that stands before the prelude: what Python knows better."""
-    fields = ", ".join(f"'{name}'" for name in FIELDS)
     kept = {
         "SUCCEEDED": retention.succeeded,
         "PARTIAL": retention.partial,
         "CANCELLED": retention.cancelled,
         "DEAD": retention.dead,
     }
-    spans = ", ".join(f"{name} = {int(span * 1000)}" for name, span in kept.items())
+    spans = {state: int(span * 1000) for state, span in kept.items()}
+    table = ", ".join(f"{state} = {span}" for state, span in spans.items())
+    single = "".join(
+        f"local RETENTION_{state} = {span}\n" for state, span in spans.items()
+    )
     return (
-        f"local FIELDS = {{ {fields} }}\n"
-        f"local RETENTION = {{ {spans} }}\n"
+        f"local RETENTION = {{ {table} }}\n"
+        f"{single}"
         f"local REPLACED, RESOLVED = '{REPLACED}', '{RESOLVED}'\n"
         f"local DUPLICATE = '{DUPLICATE}'\n"
         f"local LEDGER_KEPT, BLOCKED_FOR = {LEDGER_KEPT}, {int(BLOCKED_FOR * 1000)}\n"
@@ -199,12 +202,13 @@ def source(verb: Verb, retention: Retention) -> str:
     all of a script's text at each call.
     """
     body, family = read(verb.name), read(verb.prelude) if verb.prelude else ""
-    used, needed = _words(body), []
+    used, needed = _words(_code(body)), []
     for part in reversed(_parts(constants(retention) + read("prelude") + family)):
         if _words(_DECLARED.findall(part)[0]) & used:
             used |= _words(part)
             needed.append(part)
-    return "".join(reversed(needed)) + body
+    names = ", ".join(f"'{name}'" for name in FIELDS)
+    return re.sub(r"\bFIELDS\b", names, "".join(reversed(needed)) + body)
 
 
 _DECLARED = re.compile(r"^local (?:function )?([\w, ]+)")
@@ -212,9 +216,12 @@ _DECLARED = re.compile(r"^local (?:function )?([\w, ]+)")
 
 def _parts(text: str) -> list[str]:
     """The declarations of the top level, without what is a comment."""
-    code = re.sub(r"(?m)^ *--.*\n", "", text)
-    return re.findall(r"(?ms)^local .*?(?=^local |\Z)", code)
+    return re.findall(r"(?ms)^local .*?(?=^local |\Z)", _code(text))
+
+
+def _code(text: str) -> str:
+    return re.sub(r"(?m)^ *--.*\n| +-- .*$", "", text)
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text))
+    return set(re.findall(r"\w+", re.sub(r"'[^'\n]*'", "", text)))

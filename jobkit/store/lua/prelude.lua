@@ -1,8 +1,9 @@
 -- What the verbs share: time, keys, and the moves of a job between its states.
 -- Every script gets KEYS[1], the tag of one partition ('{jobkit:0}'); all keys
--- it touches begin with it, so that they live in one slot of a cluster. The
--- constants RETENTION, FIELDS, SCHEMA, REPLACED, RESOLVED, DUPLICATE, EVENTS_KEPT,
--- LEDGER_KEPT, BLOCKED_FOR, REQUEUED_FOR, RESENT, TICKS_KEPT and TICKS_LINGER are written in front of this file when it is loaded.
+-- it touches begin with it, so that they live in one slot of a cluster. The constants
+-- RETENTION, SCHEMA, REPLACED, RESOLVED, DUPLICATE, EVENTS_KEPT, LEDGER_KEPT,
+-- BLOCKED_FOR, REQUEUED_FOR, RESENT, TICKS_KEPT and TICKS_LINGER are written in front of
+-- this file when it is loaded, and the names of a record's fields in place of FIELDS.
 
 local function now()
   local time = redis.call('TIME')
@@ -10,7 +11,7 @@ local function now()
 end
 
 local function int(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end
 
 local function key(kind, id)
@@ -36,7 +37,7 @@ local function write(id, ...)
 end
 
 local function record(id)
-  return redis.call('HMGET', key('job', id), unpack(FIELDS))
+  return redis.call('HMGET', key('job', id), FIELDS)
 end
 
 local function event(id, name, at, state, detail, progress)

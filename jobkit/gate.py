@@ -166,8 +166,11 @@ class Gate:
 
         A run that could not store its result goes through its end again.
         """
+        links = self._request.callbacks
+        if not links:
+            return
         tasks, life = self._kit.app.tasks, f"{job.created_at.timestamp()}:{job.replays}"
-        for place, link in enumerate(self._request.callbacks or ()):
+        for place, link in enumerate(links):
             # Of a chain or group Celery knows them; one with a unique key is one.
             is_one = getattr(tasks.get(link.get("task")), "uniqueness", None)
             if not (link.get("subtask_type") or is_one):

@@ -49,6 +49,13 @@ def test_every_script_is_a_verb() -> None:
     }
 
 
+@pytest.mark.parametrize("verb", [scripts.BEGIN, scripts.SUCCEED])
+def test_what_every_job_runs_is_written_without_functions(verb: Verb) -> None:
+    source = scripts.source(verb, Retention())
+    assert re.findall(r"\bfunction (\w+)", source) == ["now"]
+    assert "RETENTION = {" not in source
+
+
 def test_scripts_know_what_python_says() -> None:
     text = scripts.constants(Retention(succeeded=1.5))
     assert "SUCCEEDED = 1500" in text

@@ -45,7 +45,7 @@ if again then
   call('HSET', job, 'lease_until', till, 'updated_at', at)
 else
   call(
-    'HSET', job, 'state', 'RUNNING', 'updated_at', at, 'due_at', '', 'reason', '',
+    'HSET', job, 'state', 'RUNNING', 'updated_at', at, 'due_at', '',
     'token', token, 'worker', worker, 'fence', fence + 1, 'starts', (starts or 0) + 1,
     'save_seq', 0, 'hints', 0, 'position_at_begin', position or '0',
     'started_at', started or at, 'lease_until', till

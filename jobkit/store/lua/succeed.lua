@@ -48,7 +48,7 @@ end
 local moment = now()
 local at = string.format('%d', moment)
 local to, kept = 'SUCCEEDED', RETENTION_SUCCEEDED
-if open and open ~= '0' and reason ~= REPLACED then
+if tonumber(open or 0) > 0 and reason ~= REPLACED then
   to, kept = 'PARTIAL', RETENTION_PARTIAL
 end
 if copied then
@@ -64,7 +64,7 @@ local gone = string.format('%d', expires + LAST_CHANCE)
 local ahead = tonumber(position or 0) > tonumber(ARGV[3])
 call('HDEL', job, 'lease_until', 'request', 'ceded')
 call(
-  'HSET', job, 'state', to, 'updated_at', at, 'due_at', '', 'finished_at', at,
+  'HSET', job, 'state', to, 'updated_at', at, 'finished_at', at,
   'checkpoint', ARGV[4], 'progress', ARGV[5], 'position', ahead and position or ARGV[3],
   'reason', reason
 )

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,15 +116,16 @@ def test_flowers_own_pages_are_as_they_were(flower: Flower) -> None:
 
 
 def test_every_route_refuses_without_credentials(fleet: Fleet, flower: Flower) -> None:
-    enqueued(fleet.store, "guarded")
-    paths = every_route("guarded")
+    job_id = uuid.uuid4().hex  # all versions have one store
+    enqueued(fleet.store, job_id)
+    paths = every_route(job_id)
     assert len(paths) > len(ROUTES)
 
     for path in paths:
         for method in ("GET", "POST"):
             answer = flower.http.request(method, path, auth=("eve", "x"))
             assert answer.status_code == 401, (method, path)
-    assert flower.post("/jobs/guarded/cancel").status_code == 200
+    assert flower.post(f"/jobs/{job_id}/cancel").status_code == 200
 
 
 def test_another_site_is_refused(fleet: Fleet, flower: Flower) -> None:

@@ -1,9 +1,10 @@
 -- What the verbs share: time, keys, and the moves of a job between its states.
 -- Every script gets KEYS[1], the tag of one partition ('{jobkit:0}'); all keys
 -- it touches begin with it, so that they live in one slot of a cluster. The constants
--- RETENTION, SCHEMA, REPLACED, RESOLVED, DUPLICATE, EVENTS_KEPT, LEDGER_KEPT,
--- BLOCKED_FOR, REQUEUED_FOR, RESENT, TICKS_KEPT and TICKS_LINGER are written in front of
--- this file when it is loaded, and the names of a record's fields in place of FIELDS.
+-- RETENTION (also one by one: RETENTION_DEAD), SCHEMA, REPLACED, RESOLVED, DUPLICATE,
+-- EVENTS_KEPT, LEDGER_KEPT, BLOCKED_FOR, REQUEUED_FOR, RESENT, TICKS_KEPT and TICKS_LINGER
+-- are written in front of this file when it is loaded, and the names of a record's fields
+-- in place of FIELDS. What begin.lua and succeed.lua write out changes in three places.
 
 local function now()
   local time = redis.call('TIME')

@@ -52,6 +52,7 @@ if tonumber(open or 0) > 0 and reason ~= REPLACED then
   to, kept = 'PARTIAL', RETENTION_PARTIAL
 end
 if copied then
+  -- As long as a copy of its death may come back, it is known to be stale.
   kept = math.max(kept, RETENTION_DEAD)
 end
 local expires = moment + kept

@@ -118,6 +118,25 @@ def worker(url: str) -> Iterator[None]:
         process.wait(timeout=30)
 
 
+def time_of(task: Any, jobs: int, broker: redis.Redis) -> float:
+    """How long a worker takes for so many, all of which wait when it begins."""
+
+    def none_left() -> bool:
+        return not broker.llen(tasks.QUEUE) and not broker.hlen("unacked")
+
+    control = tasks.app.control
+    if not control.cancel_consumer(tasks.QUEUE, reply=True, timeout=5, limit=1):
+        raise RuntimeError("The worker did not stop taking jobs: start it again.")
+    *_, last = [task.delay(number, 1) for number in range(jobs)]
+    start = time.perf_counter()
+    control.add_consumer(tasks.QUEUE, reply=False)
+    wait_until(none_left, "acknowledgements", 120, pause=PAUSE)
+    took = time.perf_counter() - start
+    if last.get(timeout=10) != jobs:
+        raise RuntimeError(f"{task.name} does not add: its time says nothing.")
+    return took
+
+
 def short_jobs(url: str, jobs: int) -> bool:
     """How many short jobs workers do, beside plain tasks.
 
@@ -126,31 +145,14 @@ def short_jobs(url: str, jobs: int) -> bool:
     and settles only after a second or two of the same work. Each of both makes a tenth.
     """
     broker = redis.Redis.from_url(f"{url}/0")
-
-    def none_left() -> bool:
-        return not broker.llen(tasks.QUEUE) and not broker.hlen("unacked")
-
-    def all_done(task: Any, jobs: int) -> float:
-        answers = tasks.app.control.cancel_consumer(
-            tasks.QUEUE, reply=True, timeout=5, limit=1
-        )
-        if not answers:
-            raise RuntimeError("The worker did not stop taking jobs: start it again.")
-        for number in range(jobs):
-            task.delay(number, number)
-        start = time.perf_counter()
-        tasks.app.control.add_consumer(tasks.QUEUE, reply=False)
-        wait_until(none_left, "acknowledgements", 120, pause=PAUSE)
-        return time.perf_counter() - start
-
     order = [tasks.plain, tasks.job]
     spent = dict.fromkeys(order, 0.0)
     for _ in range(WORKERS):
         with worker(url):
             for task in order:
-                all_done(task, WARM)
+                time_of(task, WARM, broker)
             for task in order:
-                spent[task] += all_done(task, jobs)
+                spent[task] += time_of(task, jobs, broker)
         order.reverse()
     plain, job = (WORKERS * jobs / spent[task] for task in (tasks.plain, tasks.job))
     print(
